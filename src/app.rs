@@ -1,0 +1,1 @@
+//! Wiring: builds every task and connects them.

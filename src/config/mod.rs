@@ -1,0 +1,1 @@
+//! Configuration: agent.properties, typed and lossless.

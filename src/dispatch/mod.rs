@@ -1,0 +1,1 @@
+//! Runs commands: admission policy, batches, answers, counters.

@@ -1,0 +1,1 @@
+//! This node: inventory, statistics, processes.

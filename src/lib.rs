@@ -1,0 +1,24 @@
+//! KVM node agent for Apache CloudStack.
+//!
+//! Modules in dependency order; `ARCHITECTURE.md` draws the picture.
+
+pub mod wire;
+
+pub mod config;
+pub mod tls;
+
+pub mod host;
+pub mod hypervisor;
+
+pub mod commands;
+pub mod dispatch;
+pub mod session;
+
+pub mod service;
+pub mod status;
+
+pub mod app;
+pub mod cli;
+
+#[cfg(feature = "sim")]
+pub mod sim;

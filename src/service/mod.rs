@@ -1,0 +1,1 @@
+//! The process as a service: logging, signals, systemd.

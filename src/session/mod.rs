@@ -1,0 +1,1 @@
+//! One connection to the management server: pure machine, driver, backoff.

@@ -1,0 +1,1 @@
+//! What `agent --status` shows: snapshot, board, socket, checks.

@@ -1,0 +1,1 @@
+//! TLS material, verification, handshake, sealed link.
