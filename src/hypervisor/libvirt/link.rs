@@ -1,0 +1,160 @@
+//! One open libvirt connection and what was learnt on it. Dropped as a whole when it dies, so
+//! nothing cached outlives the daemon that said it.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::{broadcast, watch};
+use virt::connect::Connect;
+use virt::error::{Error, ErrorDomain, ErrorNumber};
+
+use super::events::{self, Registration};
+use super::{fault, refused};
+use crate::hypervisor::error::{HypervisorError, LibvirtFault, Result};
+use crate::hypervisor::types::{DomainEvent, HypervisorKind, dotted_version};
+use crate::hypervisor::xml::HostCapabilities;
+
+/// Seconds between keep-alive messages, and how many may stay unanswered: a daemon that hangs is
+/// noticed within 20 s.
+const KEEPALIVE: (i32, u32) = (5, 3);
+
+/// What takes libvirt long to tell: read once per connection, since on machines with an unusable
+/// /dev/kvm each question costs a probe of QEMU, 8 s and more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlowFacts {
+    pub hypervisor_version: String,
+    pub capabilities: HostCapabilities,
+}
+
+#[derive(Debug)]
+pub struct Link {
+    parts: Option<Parts>,
+    pub generation: u64,
+    pub kind: HypervisorKind,
+    pub libvirt_version: String,
+    /// `virConnectGetHostname`, which may go through DNS.
+    pub hostname: OnceLock<String>,
+    pub slow: watch::Sender<Option<Arc<SlowFacts>>>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    connect: Connect,
+    events: Option<Registration>,
+}
+
+impl Link {
+    /// Opens a connection. Blocks for as long as the daemon likes.
+    pub fn open(
+        uri: &str,
+        generation: u64,
+        listeners: &broadcast::Sender<DomainEvent>,
+    ) -> Result<Self, LibvirtFault> {
+        events::ensure_loop();
+        let connect = Connect::open(Some(uri)).map_err(|e| fault(&e))?;
+        let kind = connect.driver_type().map_err(|e| fault(&e))?;
+        let libvirt_version = connect.lib_version().map_err(|e| fault(&e))?;
+        // Local drivers have no keep-alive and need none.
+        if let Err(error) = connect.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1) {
+            tracing::debug!(%error, uri, "No keep-alive on the libvirt connection");
+        }
+        let events = match Registration::register(&connect, listeners.clone()) {
+            Ok(registration) => Some(registration),
+            Err(error) => {
+                tracing::warn!(%error, uri, "No guest events from libvirt: stopped guests show at the next ping");
+                None
+            }
+        };
+        Ok(Self {
+            parts: Some(Parts { connect, events }),
+            generation,
+            kind: HypervisorKind::from_driver_type(&kind),
+            libvirt_version: dotted_version(libvirt_version),
+            hostname: OnceLock::new(),
+            slow: watch::channel(None).0,
+        })
+    }
+
+    /// The connection; for blocking use on a pool thread only.
+    pub fn connect(&self) -> Result<&Connect> {
+        // Taken in `drop` only.
+        let parts = self.parts.as_ref().ok_or(HypervisorError::Panicked { operation: "libvirt access" })?;
+        Ok(&parts.connect)
+    }
+
+    /// Asks the daemon something trivial, to learn whether it answers.
+    pub fn check(&self) -> Result<()> {
+        let connect = self.connect()?;
+        connect.lib_version().map(drop).map_err(refused("a liveness check", "the connection"))
+    }
+
+    /// Whether an operation failed because the connection is gone, rather than on its own account.
+    pub fn died_of(&self, error: &HypervisorError) -> bool {
+        let HypervisorError::Libvirt { source, .. } = error else { return false };
+        if means_dead(source) {
+            return true;
+        }
+        // Any other error may hide a dead connection; this check is local and cheap.
+        self.connect().is_ok_and(|connect| matches!(connect.is_alive(), Ok(false)))
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let Some(parts) = self.parts.take() else { return };
+        // Closing talks to the daemon and may block, so it never happens on the dropping thread.
+        let close = move || {
+            let Parts { connect, events } = parts;
+            if let Some(events) = events {
+                events.deregister(&connect);
+            }
+            drop(connect);
+        };
+        let closer = std::thread::Builder::new().name("libvirt-close".to_owned());
+        if let Err(error) = closer.spawn(close) {
+            tracing::warn!(%error, "No thread to close a libvirt connection on");
+        }
+    }
+}
+
+/// Errors that only a dead connection gives. `VIR_ERR_NO_CONNECT` is not among them: a modular
+/// daemon also says so when one of its siblings is down, while our connection is well.
+fn means_dead(fault: &LibvirtFault) -> bool {
+    let from_rpc = fault.domain == raw_domain(ErrorDomain::Rpc);
+    fault.code == raw_code(ErrorNumber::Rpc)
+        || fault.code == raw_code(ErrorNumber::InvalidConn)
+        || (from_rpc
+            && [ErrorNumber::SystemError, ErrorNumber::InternalError].map(raw_code).contains(&fault.code))
+}
+
+fn raw_code(code: ErrorNumber) -> u32 {
+    virt::error::ErrorNumberEnum::from(code).to_raw()
+}
+
+fn raw_domain(domain: ErrorDomain) -> u32 {
+    virt::error::ErrorDomainEnum::from(domain).to_raw()
+}
+
+/// Whether libvirt says that there is no such object.
+pub fn is_not_found(error: &Error, code: ErrorNumber) -> bool {
+    error.code().is(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault_of(code: ErrorNumber, domain: ErrorDomain) -> LibvirtFault {
+        LibvirtFault { code: raw_code(code), domain: raw_domain(domain), message: String::new() }
+    }
+
+    #[test]
+    fn transport_errors_end_the_connection_and_others_do_not() {
+        assert!(means_dead(&fault_of(ErrorNumber::Rpc, ErrorDomain::None)));
+        assert!(means_dead(&fault_of(ErrorNumber::InvalidConn, ErrorDomain::Qemu)));
+        assert!(means_dead(&fault_of(ErrorNumber::SystemError, ErrorDomain::Rpc)));
+        assert!(means_dead(&fault_of(ErrorNumber::InternalError, ErrorDomain::Rpc)));
+        assert!(!means_dead(&fault_of(ErrorNumber::SystemError, ErrorDomain::Qemu)));
+        assert!(!means_dead(&fault_of(ErrorNumber::NoDomain, ErrorDomain::Qemu)));
+        assert!(!means_dead(&fault_of(ErrorNumber::NoConnect, ErrorDomain::Storage)));
+    }
+}
