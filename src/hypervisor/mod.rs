@@ -24,7 +24,7 @@ pub use error::{HypervisorError, LibvirtFault, Result};
 pub use types::*;
 
 use libvirt::conn::{Obituary, Supervisor};
-use libvirt::link::Link;
+use libvirt::link::{Lease, Link};
 use libvirt::pool::{CallError, CallPool};
 use libvirt::{capabilities, domain, storage};
 
@@ -38,7 +38,7 @@ pub const SAMPLE_DEADLINE: Duration = Duration::from_secs(10);
 pub const STORAGE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long `node_facts` waits for the capabilities, which take libvirt 8 s and more on a node
 /// without usable KVM. Registration must not.
-pub const CAPABILITIES_GRACE: Duration = Duration::from_secs(2);
+pub const CAPABILITIES_GRACE: Duration = Duration::from_millis(200);
 
 /// Lifecycle events that a slow listener may fall behind; it then learns how many it missed.
 const EVENTS: usize = 256;
@@ -208,7 +208,7 @@ impl Hypervisor {
         let path = path.to_owned();
         // The semaphore is never closed.
         let _one_at_a_time = self.inner.pool_creation.acquire().await.ok();
-        let create = move |link: &Link| storage::ensure_dir_pool(link, uuid, &path);
+        let create = move |link: &Lease| storage::ensure_dir_pool(link, uuid, &path);
         self.call("preparing a storage pool", STORAGE_DEADLINE, create).await
     }
 
@@ -257,20 +257,28 @@ impl Hypervisor {
         &self,
         operation: &'static str,
         deadline: Duration,
-        job: impl FnOnce(&Link) -> Result<T> + Send + 'static,
+        job: impl FnOnce(&Lease) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let link = self.link()?;
         let obituaries = self.inner.obituaries.clone();
         let run = move || {
-            let result = job(&link);
-            if let Err(error) = &result
-                && link.died_of(error)
-            {
+            let report = |error: &HypervisorError| {
                 // A full channel means that the supervisor knows already.
                 let error = libvirt::conn::error_chain(error);
                 let _ = obituaries.try_send(Obituary { generation: link.generation, error });
-            }
-            result
+            };
+            let lease = Lease::take(&link).inspect_err(|error| {
+                // One connection too many is no reason to drop the others.
+                if !link.is_alive() {
+                    report(error);
+                }
+            })?;
+            let result = job(&lease);
+            result.inspect_err(|error| {
+                if lease.died_of(error) {
+                    report(error);
+                }
+            })
         };
         self.inner.pool.call(deadline, run).await.map_err(|error| match error {
             CallError::Deadline { after } => HypervisorError::Deadline { operation, after },

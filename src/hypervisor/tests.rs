@@ -197,7 +197,7 @@ async fn a_lost_connection_comes_back() {
 async fn guest_events_arrive() {
     let node = node().await;
     let mut events = node.hypervisor.events();
-    let act = |link: &Link| {
+    let act = |link: &Lease| {
         let domain = link.connect()?.lookup_domain_by_name("i-2-4-VM");
         let domain = domain.map_err(libvirt::refused("looking up", "i-2-4-VM"))?;
         domain.create().map_err(libvirt::refused("starting", "i-2-4-VM"))?;
@@ -215,7 +215,7 @@ async fn an_operation_past_its_deadline_names_itself() {
     let node = node().await;
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let deadline = Duration::from_millis(10);
-    let hang = move |_: &Link| {
+    let hang = move |_: &Lease| {
         let _ = wait.recv();
         Ok(())
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use virt::connect::NodeInfo;
 
 use super::conn::error_chain;
-use super::link::{Link, SlowFacts};
+use super::link::{Lease, Link, SlowFacts};
 use super::pool::CallPool;
 use super::refused;
 use crate::hypervisor::error::{HypervisorError, Result};
@@ -32,7 +32,7 @@ pub struct QuickFacts {
 pub async fn learn(pool: CallPool, link: Weak<Link>) {
     loop {
         let Some(strong) = link.upgrade() else { return };
-        let read = pool.call(LEARN_DEADLINE, move || read_slow(&strong)).await;
+        let read = pool.call(LEARN_DEADLINE, move || read_slow(&Lease::take(&strong)?)).await;
         let Some(strong) = link.upgrade() else { return };
         match read {
             Ok(Ok(facts)) => {
@@ -49,7 +49,7 @@ pub async fn learn(pool: CallPool, link: Weak<Link>) {
     }
 }
 
-fn read_slow(link: &Link) -> Result<SlowFacts> {
+fn read_slow(link: &Lease) -> Result<SlowFacts> {
     let connect = link.connect()?;
     let version = connect.hyp_version().map_err(refused("reading the version", "the hypervisor"))?;
     let text = connect.capabilities().map_err(refused("reading the capabilities", "the hypervisor"))?;
@@ -58,7 +58,7 @@ fn read_slow(link: &Link) -> Result<SlowFacts> {
     Ok(SlowFacts { hypervisor_version: dotted_version(version), capabilities })
 }
 
-pub fn read_quick(link: &Link) -> Result<QuickFacts> {
+pub fn read_quick(link: &Lease) -> Result<QuickFacts> {
     let connect = link.connect()?;
     let hostname = match link.hostname.get() {
         Some(known) => known.clone(),

@@ -20,7 +20,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::capabilities;
-use super::link::Link;
+use super::link::{Lease, Link};
 use super::pool::CallPool;
 use crate::hypervisor::error::LibvirtFault;
 use crate::hypervisor::types::{Connection, DomainEvent, HypervisorKind, LibvirtStatus};
@@ -134,7 +134,7 @@ impl Supervisor {
             let (events, results) = (self.events.clone(), openers.sender.clone());
             let thread = std::thread::Builder::new().name("libvirt-open".to_owned());
             // The channel has room for every opener, so a result is never lost.
-            let spawned = thread.spawn(move || results.try_send(Link::open(&uri, generation, &events)));
+            let spawned = thread.spawn(move || drop(results.try_send(Link::open(&uri, generation, &events))));
             match spawned {
                 Ok(_) => openers.in_flight += 1,
                 Err(error) => return Event::OpenFailed(format!("cannot start a thread: {error}")),
@@ -201,12 +201,15 @@ impl Supervisor {
 
     /// The reason, if the connection is found dead.
     async fn check(&self, link: &Arc<Link>, misses: &mut u32) -> Option<String> {
+        if !link.is_alive() {
+            return Some("the connection is closed".to_owned());
+        }
         let checked = Arc::clone(link);
-        match self
-            .pool
-            .call(LIVENESS_DEADLINE, move || checked.check().map_err(|e| (checked.died_of(&e), e)))
-            .await
-        {
+        let check = move || {
+            let lease = Lease::take(&checked).map_err(|error| (!checked.is_alive(), error))?;
+            lease.check().map_err(|error| (lease.died_of(&error), error))
+        };
+        match self.pool.call(LIVENESS_DEADLINE, check).await {
             Ok(Ok(())) => {
                 *misses = 0;
                 None

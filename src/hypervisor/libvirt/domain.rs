@@ -5,7 +5,7 @@ use virt::enumutil::Enum;
 use virt::error::ErrorNumber;
 use virt::sys;
 
-use super::link::{Link, is_not_found};
+use super::link::{Lease, is_not_found};
 use super::refused;
 use crate::hypervisor::error::{HypervisorError, Result};
 use crate::hypervisor::types::{
@@ -15,7 +15,7 @@ use crate::hypervisor::xml::{self, DiskDevice, DomainDescription};
 
 /// All domains, running or only defined. Complete or an error: a guest left out of a report is
 /// taken for stopped by the server.
-pub fn power_states(link: &Link) -> Result<Vec<DomainPower>> {
+pub fn power_states(link: &Lease) -> Result<Vec<DomainPower>> {
     let domains = link.connect()?.list_all_domains(0).map_err(refused("listing guests", "the node"))?;
     let mut states = Vec::with_capacity(domains.len());
     for domain in domains {
@@ -32,7 +32,12 @@ pub fn power_states(link: &Link) -> Result<Vec<DomainPower>> {
 }
 
 /// The CPU time of a process that is just ending cannot be read, which fails the first question.
-fn second_look(link: &Link, domain: &Domain, name: String, error: virt::error::Error) -> Result<DomainPower> {
+fn second_look(
+    link: &Lease,
+    domain: &Domain,
+    name: String,
+    error: virt::error::Error,
+) -> Result<DomainPower> {
     let error = refused("reading the state", &name)(error);
     if link.died_of(&error) {
         return Err(error);
@@ -44,7 +49,7 @@ fn second_look(link: &Link, domain: &Domain, name: String, error: virt::error::E
 }
 
 /// `None` if there is no such guest.
-pub fn summary(link: &Link, name: &str) -> Result<Option<DomainSummary>> {
+pub fn summary(link: &Lease, name: &str) -> Result<Option<DomainSummary>> {
     let Some(domain) = lookup(link, name)? else { return Ok(None) };
     let info = match domain.info() {
         Ok(info) => info,
@@ -60,7 +65,7 @@ pub fn summary(link: &Link, name: &str) -> Result<Option<DomainSummary>> {
 }
 
 /// `None` if there is no such guest or it does not run.
-pub fn sample(link: &Link, name: &str) -> Result<Option<DomainSample>> {
+pub fn sample(link: &Lease, name: &str) -> Result<Option<DomainSample>> {
     let Some(domain) = lookup(link, name)? else { return Ok(None) };
     let info = domain.info().map_err(refused("reading the counters", name))?;
     if state_of(info.state).power() != PowerState::On {
@@ -118,7 +123,7 @@ fn unused_memory(domain: &Domain) -> Option<u64> {
     stats.iter().find(|stat| stat.tag == sys::VIR_DOMAIN_MEMORY_STAT_UNUSED).map(|stat| stat.val)
 }
 
-fn lookup(link: &Link, name: &str) -> Result<Option<Domain>> {
+fn lookup(link: &Lease, name: &str) -> Result<Option<Domain>> {
     match link.connect()?.lookup_domain_by_name(name) {
         Ok(domain) => Ok(Some(domain)),
         Err(error) if is_not_found(&error, ErrorNumber::NoDomain) => Ok(None),

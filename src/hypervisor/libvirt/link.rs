@@ -1,7 +1,12 @@
-//! One open libvirt connection and what was learnt on it. Dropped as a whole when it dies, so
-//! nothing cached outlives the daemon that said it.
+//! The open connections to one libvirt daemon and what was learnt on them. Dropped as a whole when
+//! one of them dies, so nothing cached outlives the daemon that said it.
+//!
+//! Each call has a connection to itself. Where two threads share one, the client of libvirt 9.0 can
+//! leave the second request lying until the first is answered or a keep-alive arrives, so a quick
+//! question would wait seconds for a slow one. Guests' events come on the first connection.
 
-use std::sync::{Arc, OnceLock};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{broadcast, watch};
 use virt::connect::Connect;
@@ -28,6 +33,7 @@ pub struct SlowFacts {
 #[derive(Debug)]
 pub struct Link {
     parts: Option<Parts>,
+    uri: String,
     pub generation: u64,
     pub kind: HypervisorKind,
     pub libvirt_version: String,
@@ -38,34 +44,103 @@ pub struct Link {
 
 #[derive(Debug)]
 struct Parts {
-    connect: Connect,
+    first: Connect,
     events: Option<Registration>,
+    /// Connections that no call uses at the moment.
+    idle: Mutex<Vec<Connect>>,
+}
+
+/// A connection for the exclusive use of one call; goes back when dropped.
+#[derive(Debug)]
+pub struct Lease {
+    link: Arc<Link>,
+    connect: Option<Connect>,
+}
+
+impl Deref for Lease {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        &self.link
+    }
+}
+
+impl Lease {
+    /// Takes an idle connection, or opens another. For blocking use on a pool thread only.
+    pub fn take(link: &Arc<Link>) -> Result<Self> {
+        let parts = link.parts()?;
+        // The test driver has no daemon: each connection would be a node of its own.
+        if link.kind == HypervisorKind::Test {
+            return Ok(Self { link: Arc::clone(link), connect: Some(parts.first.clone()) });
+        }
+        let idle = parts.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connect = match idle {
+            Some(connect) => connect,
+            None => open_one(&link.uri).map_err(refused("opening a connection", &link.uri))?,
+        };
+        Ok(Self { link: Arc::clone(link), connect: Some(connect) })
+    }
+
+    pub fn connect(&self) -> Result<&Connect> {
+        // Taken in `drop` only.
+        self.connect.as_ref().ok_or(HypervisorError::Panicked { operation: "libvirt access" })
+    }
+
+    /// Asks the daemon something trivial, to learn whether it answers.
+    pub fn check(&self) -> Result<()> {
+        self.connect()?.lib_version().map(drop).map_err(refused("a liveness check", "the connection"))
+    }
+
+    /// Whether an operation failed because the daemon is gone, rather than on its own account.
+    pub fn died_of(&self, error: &HypervisorError) -> bool {
+        let HypervisorError::Libvirt { source, .. } = error else { return false };
+        // Any error may hide a dead connection; the second check is local and cheap.
+        means_dead(source) || self.connect().is_ok_and(|connect| matches!(connect.is_alive(), Ok(false)))
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let (Some(connect), Ok(parts)) = (self.connect.take(), self.link.parts())
+            && self.link.kind != HypervisorKind::Test
+            && matches!(connect.is_alive(), Ok(true))
+        {
+            parts.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connect);
+        }
+    }
+}
+
+fn open_one(uri: &str) -> Result<Connect, Error> {
+    let connect = Connect::open(Some(uri))?;
+    // Local drivers have no keep-alive and need none.
+    if let Err(error) = connect.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1) {
+        tracing::debug!(%error, uri, "No keep-alive on the libvirt connection");
+    }
+    Ok(connect)
 }
 
 impl Link {
-    /// Opens a connection. Blocks for as long as the daemon likes.
+    /// Opens the first connection. Blocks for as long as the daemon likes.
     pub fn open(
         uri: &str,
         generation: u64,
         listeners: &broadcast::Sender<DomainEvent>,
     ) -> Result<Self, LibvirtFault> {
         events::ensure_loop();
-        let connect = Connect::open(Some(uri)).map_err(|e| fault(&e))?;
-        let kind = connect.driver_type().map_err(|e| fault(&e))?;
-        let libvirt_version = connect.lib_version().map_err(|e| fault(&e))?;
-        // Local drivers have no keep-alive and need none.
-        if let Err(error) = connect.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1) {
-            tracing::debug!(%error, uri, "No keep-alive on the libvirt connection");
-        }
-        let events = match Registration::register(&connect, listeners.clone()) {
+        let first = open_one(uri).map_err(|e| fault(&e))?;
+        let kind = first.driver_type().map_err(|e| fault(&e))?;
+        let libvirt_version = first.lib_version().map_err(|e| fault(&e))?;
+        let events = match Registration::register(&first, listeners.clone()) {
             Ok(registration) => Some(registration),
             Err(error) => {
                 tracing::warn!(%error, uri, "No guest events from libvirt: stopped guests show at the next ping");
                 None
             }
         };
+        let idle = Mutex::new(vec![first.clone()]);
         Ok(Self {
-            parts: Some(Parts { connect, events }),
+            parts: Some(Parts { first, events, idle }),
+            uri: uri.to_owned(),
             generation,
             kind: HypervisorKind::from_driver_type(&kind),
             libvirt_version: dotted_version(libvirt_version),
@@ -74,27 +149,14 @@ impl Link {
         })
     }
 
-    /// The connection; for blocking use on a pool thread only.
-    pub fn connect(&self) -> Result<&Connect> {
+    fn parts(&self) -> Result<&Parts> {
         // Taken in `drop` only.
-        let parts = self.parts.as_ref().ok_or(HypervisorError::Panicked { operation: "libvirt access" })?;
-        Ok(&parts.connect)
+        self.parts.as_ref().ok_or(HypervisorError::Panicked { operation: "libvirt access" })
     }
 
-    /// Asks the daemon something trivial, to learn whether it answers.
-    pub fn check(&self) -> Result<()> {
-        let connect = self.connect()?;
-        connect.lib_version().map(drop).map_err(refused("a liveness check", "the connection"))
-    }
-
-    /// Whether an operation failed because the connection is gone, rather than on its own account.
-    pub fn died_of(&self, error: &HypervisorError) -> bool {
-        let HypervisorError::Libvirt { source, .. } = error else { return false };
-        if means_dead(source) {
-            return true;
-        }
-        // Any other error may hide a dead connection; this check is local and cheap.
-        self.connect().is_ok_and(|connect| matches!(connect.is_alive(), Ok(false)))
+    /// Whether the connection that carries the events is up; asks nobody.
+    pub fn is_alive(&self) -> bool {
+        self.parts().is_ok_and(|parts| !matches!(parts.first.is_alive(), Ok(false)))
     }
 }
 
@@ -103,11 +165,11 @@ impl Drop for Link {
         let Some(parts) = self.parts.take() else { return };
         // Closing talks to the daemon and may block, so it never happens on the dropping thread.
         let close = move || {
-            let Parts { connect, events } = parts;
+            let Parts { first, events, idle } = parts;
             if let Some(events) = events {
-                events.deregister(&connect);
+                events.deregister(&first);
             }
-            drop(connect);
+            drop((idle, first));
         };
         let closer = std::thread::Builder::new().name("libvirt-close".to_owned());
         if let Err(error) = closer.spawn(close) {

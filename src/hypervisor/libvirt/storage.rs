@@ -11,7 +11,7 @@ use virt::error::ErrorNumber;
 use virt::storage_pool::StoragePool;
 use virt::sys;
 
-use super::link::{Link, is_not_found};
+use super::link::{Lease, is_not_found};
 use super::refused;
 use crate::hypervisor::error::{HypervisorError, Result};
 use crate::hypervisor::types::{
@@ -23,7 +23,7 @@ const ACTIVE: u32 = sys::VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE;
 
 /// Makes the directory `path` available as the pool `uuid`. The path must have been checked to be
 /// absolute.
-pub fn ensure_dir_pool(link: &Link, uuid: Uuid, path: &str) -> Result<PoolFacts> {
+pub fn ensure_dir_pool(link: &Lease, uuid: Uuid, path: &str) -> Result<PoolFacts> {
     let path = without_trailing_slash(path);
     let id = uuid.to_string();
     if let Some(pool) = lookup(link, &id)? {
@@ -60,7 +60,7 @@ fn reuse(pool: &StoragePool, uuid: Uuid, wanted: &str) -> Result<PoolFacts> {
 
 /// Stops the pool that has the directory under another id, such as the `default` pool of a fresh
 /// libvirt; no data is touched.
-fn evict_other_owner(link: &Link, uuid: Uuid, path: &str) -> Result<()> {
+fn evict_other_owner(link: &Lease, uuid: Uuid, path: &str) -> Result<()> {
     for pool in list(link, ACTIVE)? {
         let description = describe(&pool, "a storage pool")?;
         let same_path = description.path.as_deref().is_some_and(|p| without_trailing_slash(p) == path);
@@ -78,7 +78,7 @@ fn evict_other_owner(link: &Link, uuid: Uuid, path: &str) -> Result<()> {
     Ok(())
 }
 
-pub fn pool(link: &Link, id: &str, refresh: Refresh) -> Result<PoolFacts> {
+pub fn pool(link: &Lease, id: &str, refresh: Refresh) -> Result<PoolFacts> {
     let pool = found(link, id)?;
     if refresh == Refresh::Yes {
         pool.refresh(0).map_err(refused("refreshing the storage pool", id))?;
@@ -86,7 +86,7 @@ pub fn pool(link: &Link, id: &str, refresh: Refresh) -> Result<PoolFacts> {
     facts(&pool, id)
 }
 
-pub fn pools(link: &Link) -> Result<Vec<PoolFacts>> {
+pub fn pools(link: &Lease) -> Result<Vec<PoolFacts>> {
     let mut all = Vec::new();
     for pool in list(link, 0)? {
         match facts(&pool, "a storage pool") {
@@ -98,7 +98,7 @@ pub fn pools(link: &Link) -> Result<Vec<PoolFacts>> {
     Ok(all)
 }
 
-pub fn net_pools(link: &Link) -> Result<Vec<NetPool>> {
+pub fn net_pools(link: &Lease) -> Result<Vec<NetPool>> {
     let mut all = Vec::new();
     for pool in list(link, ACTIVE)? {
         let (Ok(description), Ok(uuid), Ok(name)) =
@@ -120,7 +120,7 @@ pub fn net_pools(link: &Link) -> Result<Vec<NetPool>> {
 
 /// The volumes that exist, by the names as given; of a path the last component counts. Looks at
 /// the storage again once if a volume is missing, since files appear behind libvirt's back.
-pub fn volumes(link: &Link, id: &str, names: &[String]) -> Result<BTreeMap<String, VolumeFacts>> {
+pub fn volumes(link: &Lease, id: &str, names: &[String]) -> Result<BTreeMap<String, VolumeFacts>> {
     let pool = found(link, id)?;
     let mut known = BTreeMap::new();
     let mut refresh = Refresh::Yes;
@@ -148,12 +148,12 @@ fn volume(pool: &StoragePool, name: &str) -> Result<Option<VolumeFacts>> {
     }
 }
 
-fn list(link: &Link, flags: u32) -> Result<Vec<StoragePool>> {
+fn list(link: &Lease, flags: u32) -> Result<Vec<StoragePool>> {
     link.connect()?.list_all_storage_pools(flags).map_err(refused("listing storage pools", "the node"))
 }
 
 /// By UUID if it is one, else by name.
-fn lookup(link: &Link, id: &str) -> Result<Option<StoragePool>> {
+fn lookup(link: &Lease, id: &str) -> Result<Option<StoragePool>> {
     let connect = link.connect()?;
     let found = match Uuid::try_parse(id) {
         Ok(uuid) => connect.lookup_storage_pool_by_uuid(uuid),
@@ -166,7 +166,7 @@ fn lookup(link: &Link, id: &str) -> Result<Option<StoragePool>> {
     }
 }
 
-fn found(link: &Link, id: &str) -> Result<StoragePool> {
+fn found(link: &Lease, id: &str) -> Result<StoragePool> {
     lookup(link, id)?.ok_or_else(|| HypervisorError::NotFound { what: "storage pool", name: id.to_owned() })
 }
 
