@@ -1,1 +1,354 @@
-//! Command line: one file per subcommand.
+//! Command line: the grammar here, one file per subcommand.
+//!
+//! `agent --status` is the same as `agent status`: [`rewrite`] turns one into the other before the
+//! grammar is applied. Usage errors exit 64; everything else is the subcommand's own code.
+
+pub mod check;
+pub mod commands;
+pub mod completions;
+pub mod exit;
+mod help;
+pub mod inventory;
+pub mod out;
+pub mod status;
+pub mod version;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::app;
+use crate::service::logging::{self, LogFormat};
+use crate::status::Timestamp;
+use crate::status::checks::Group;
+
+/// Where the configuration is when nothing else is said.
+pub const DEFAULT_CONFIG: &str = "/etc/cloudstack/agent/agent.properties";
+
+/// Where socket, lock and snapshot are when nothing else is said.
+pub const DEFAULT_RUNTIME_DIR: &str = "/run/cloudstack-agent";
+
+/// What `agent run` was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunOptions {
+    /// The agent.properties to read.
+    pub config: PathBuf,
+    /// Directory for socket, lock and snapshot.
+    pub runtime_dir: PathBuf,
+    pub log_format: LogFormat,
+    /// A level or `target=level,...`; already checked.
+    pub log_level: String,
+}
+
+/// KVM node agent for Apache CloudStack
+#[derive(Debug, Parser)]
+#[command(
+    name = "agent",
+    version,
+    long_about = "KVM node agent for Apache CloudStack.\n\nConnects this host to a management server, \
+                  registers it, and answers its commands. `agent --status` (the same as `agent status`) \
+                  says whether that works, and if not, why and what to do.",
+    override_usage = "agent <COMMAND>\n       agent --status [OPTIONS]",
+    after_long_help = help::TOP,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    infer_long_args = false
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent in the foreground
+    #[command(after_long_help = help::RUN)]
+    Run(RunArgs),
+    /// Is this host registered, and if not, why (also: agent --status)
+    #[command(after_long_help = help::STATUS)]
+    Status(StatusArgs),
+    /// Examine this host: one line per fact, each problem with its remedy
+    #[command(after_long_help = help::CHECK)]
+    Check(CheckArgs),
+    /// Show what would be reported to the management server
+    #[command(after_long_help = help::INVENTORY)]
+    Inventory(InventoryArgs),
+    /// List the management server's commands and how they are handled
+    #[command(after_long_help = help::COMMANDS)]
+    Commands(JsonArgs),
+    /// Show the version
+    Version(JsonArgs),
+    /// Write a completion script for a shell to stdout
+    Completions(CompletionsArgs),
+}
+
+#[derive(Debug, Args)]
+struct Paths {
+    /// Configuration file
+    #[arg(long, value_name = "FILE", env = "AGENT_CONFIG", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Directory of the socket, the lock and the snapshot
+    #[arg(long, value_name = "DIR", env = "AGENT_RUNTIME_DIR", default_value = DEFAULT_RUNTIME_DIR)]
+    runtime_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    paths: Paths,
+    /// Where log lines go
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Auto)]
+    log_format: LogFormat,
+    /// error, warn, info, debug, trace, or target=level pairs separated by commas
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_level)]
+    log_level: String,
+}
+
+fn log_level(text: &str) -> Result<String, logging::LogError> {
+    logging::parse_level(text).map(|_| text.to_owned())
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    paths: Paths,
+    /// Print one JSON document (status.schema.json)
+    #[arg(long)]
+    json: bool,
+    /// Show it again every 2 seconds until interrupted
+    #[arg(long, conflicts_with = "wait")]
+    watch: bool,
+    /// Wait until the host is in this state, then show it
+    #[arg(long, value_enum, value_name = "STATE")]
+    wait: Option<WaitFor>,
+    /// Seconds to wait at most
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "wait")]
+    timeout: u64,
+}
+
+/// States that can be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WaitFor {
+    Registered,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    paths: Paths,
+    /// Print a JSON array of checks
+    #[arg(long)]
+    json: bool,
+    /// Only this group of checks
+    #[arg(value_enum)]
+    group: Option<Group>,
+}
+
+#[derive(Debug, Args)]
+struct InventoryArgs {
+    #[command(flatten)]
+    paths: Paths,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Show only what differs from the last registration
+    #[arg(long)]
+    diff: bool,
+}
+
+#[derive(Debug, Args)]
+struct JsonArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    shell: clap_complete::Shell,
+}
+
+/// Parses `args` (program name first) and does what they say.
+pub fn parse_and_run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Cli::try_parse_from(rewrite(args.into_iter().collect())) {
+        Ok(cli) => dispatch(cli.command),
+        Err(error) => {
+            // Prints help to stdout and errors to stderr; a closed pipe is no error.
+            let _ = error.print();
+            ExitCode::from(usage_code(error.kind()))
+        }
+    }
+}
+
+fn usage_code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => exit::OK,
+        _ => exit::USAGE,
+    }
+}
+
+fn dispatch(command: Command) -> ExitCode {
+    match command {
+        Command::Run(args) => app::run(RunOptions {
+            config: args.paths.config,
+            runtime_dir: args.paths.runtime_dir,
+            log_format: args.log_format,
+            log_level: args.log_level,
+        }),
+        Command::Status(args) => on_small_runtime(run_status(args)),
+        Command::Check(args) => on_small_runtime(async move {
+            let facts = app::config_facts(&args.paths.config, &args.paths.runtime_dir);
+            let checks = crate::status::checks::run(&facts, args.group, Timestamp::now()).await;
+            check::show(&checks, args.json)
+        }),
+        Command::Inventory(args) => {
+            let report = app::inventory(&args.paths.config, &args.paths.runtime_dir);
+            ExitCode::from(inventory::show(report, args.json, args.diff))
+        }
+        Command::Commands(args) => ExitCode::from(commands::show(app::command_rows(), args.json)),
+        Command::Version(args) => ExitCode::from(version::show(args.json)),
+        Command::Completions(args) => ExitCode::from(completions::show(args.shell, Cli::command())),
+    }
+}
+
+async fn run_status(args: StatusArgs) -> u8 {
+    let request = status::Request {
+        runtime_dir: args.paths.runtime_dir.clone(),
+        format: if args.json { status::Format::Json } else { status::Format::Text },
+        mode: match (args.watch, args.wait) {
+            (true, _) => status::Mode::Watch,
+            (false, Some(WaitFor::Registered)) => {
+                status::Mode::WaitRegistered(Duration::from_secs(args.timeout))
+            }
+            (false, None) => status::Mode::Once,
+        },
+    };
+    let Paths { config, runtime_dir } = args.paths;
+    let facts = || app::config_facts(&config, &runtime_dir);
+    status::show(&request, &facts, &app::unit_state).await
+}
+
+/// One thread is plenty, and threads that hang in a system call are left behind at the end.
+fn on_small_runtime(task: impl Future<Output = u8>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            out::complain(&format!("cannot start: {error}"));
+            return ExitCode::from(exit::FAILURE);
+        }
+    };
+    let code = runtime.block_on(task);
+    runtime.shutdown_background();
+    ExitCode::from(code)
+}
+
+/// Turns `agent [options] --status [options]` into `agent status [options] [options]`. Arguments
+/// that begin with a subcommand stay as they are.
+fn rewrite(args: Vec<OsString>) -> Vec<OsString> {
+    let is_option = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-");
+    let flag = args.iter().position(|arg| arg == "--status");
+    match (args.get(1), flag) {
+        (Some(first), Some(flag)) if is_option(first) => {
+            let mut rewritten = args;
+            rewritten.remove(flag);
+            rewritten.insert(1, "status".into());
+            rewritten
+        }
+        _ => args,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split(' ').map(OsString::from).collect()
+    }
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(rewrite(words(line)))
+    }
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_status_flag_is_the_subcommand() {
+        for (given, meant) in [
+            ("agent --status", "agent status"),
+            ("agent --status --json", "agent status --json"),
+            ("agent --json --status", "agent status --json"),
+            ("agent --config /x --status --watch", "agent status --config /x --watch"),
+            ("agent status --json", "agent status --json"),
+            ("agent run --status", "agent run --status"),
+            ("agent --help", "agent --help"),
+            ("agent", "agent"),
+        ] {
+            assert_eq!(rewrite(words(given)), words(meant), "{given}");
+        }
+    }
+
+    #[test]
+    fn defaults_and_options_of_status() {
+        let Command::Status(args) = parse("agent --status").unwrap().command else { panic!() };
+        assert_eq!(args.paths.runtime_dir, PathBuf::from(DEFAULT_RUNTIME_DIR));
+        assert!(!args.json && !args.watch && args.wait.is_none());
+        let line = "agent --status --json --wait registered --timeout 120 --runtime-dir /x";
+        let Command::Status(args) = parse(line).unwrap().command else { panic!() };
+        assert_eq!((args.wait, args.timeout), (Some(WaitFor::Registered), 120));
+        assert_eq!(args.paths.runtime_dir, PathBuf::from("/x"));
+        assert!(args.json);
+    }
+
+    #[test]
+    fn options_of_run() {
+        let Command::Run(args) = parse("agent run --log-format json --log-level a=debug").unwrap().command
+        else {
+            panic!()
+        };
+        assert_eq!((args.log_format, args.log_level.as_str()), (LogFormat::Json, "a=debug"));
+        assert_eq!(args.paths.config, PathBuf::from(DEFAULT_CONFIG));
+    }
+
+    #[test]
+    fn wrong_usage_is_64_and_help_is_not() {
+        for line in [
+            "agent",
+            "agent frobnicate",
+            "agent run --status",
+            "agent --status --wat",
+            "agent --status --timeout 3",
+            "agent --status --watch --wait registered",
+            "agent --status --wait lunch",
+            "agent run --log-level a=b=c",
+            "agent check nonsense",
+        ] {
+            assert_eq!(usage_code(parse(line).unwrap_err().kind()), 64, "{line}");
+        }
+        for line in ["agent --help", "agent status --help", "agent --status --help", "agent --version"] {
+            assert_eq!(usage_code(parse(line).unwrap_err().kind()), 0, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_reads_like_a_manual_page() {
+        for line in ["agent --help", "agent status --help", "agent run --help", "agent check --help"] {
+            let text = parse(line).unwrap_err().to_string();
+            for section in ["Examples:", "Environment:", "Exit codes:"] {
+                assert!(text.contains(section), "{line} lacks {section}");
+            }
+        }
+        let text = parse("agent --help").unwrap_err().to_string();
+        assert!(text.contains("Files:") && text.contains("--status"));
+    }
+}

@@ -1,1 +1,8 @@
 //! The process as a service: logging, signals, systemd.
+//!
+//! Nothing here knows what the agent does; it only connects the process to its surroundings.
+
+pub mod logging;
+pub mod notify;
+pub mod repeat;
+pub mod signals;

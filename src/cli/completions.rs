@@ -1,0 +1,14 @@
+//! `agent completions SHELL`.
+
+use clap_complete::Shell;
+
+use super::exit;
+use super::out;
+
+/// Prints the completion script of `grammar` for `shell` and returns the exit code.
+pub fn show(shell: Shell, mut grammar: clap::Command) -> u8 {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut grammar, "agent", &mut script);
+    out::show(&String::from_utf8_lossy(&script));
+    exit::OK
+}
