@@ -1,35 +1,246 @@
-//! Wiring: builds every task and connects them.
+//! Wiring: builds every task of the agent and connects them. Nothing is global; reading
+//! [`serve`] from top to bottom tells what the process consists of.
 
-use std::path::Path;
+pub mod feeds;
+
+use crate::commands::Services;
+use crate::config::{Config, ConfigStore, FileState};
+use crate::dispatch::Dispatcher;
+use crate::errors::chain;
+use crate::host::inventory::ConstantFacts;
+use crate::host::samples::Samples;
+use crate::hypervisor::Hypervisor;
+use crate::service::exit;
+use crate::service::logging::LogHandle;
+use crate::service::notify::{self, Notifier};
+use crate::service::pulse::{self, Pulse};
+use crate::service::signals::{Signal, Signals};
+use crate::session::driver::Environment;
+use crate::session::facts::{self, Facts};
+use crate::session::machine::Timing;
+use crate::session::report::Reporter;
+use crate::session::supervisor::Supervisor;
+use crate::session::survivors::Survivors;
+use crate::status::board::Board;
+use crate::status::socket::{Peers, StatusSocket};
+use crate::status::{file, render};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
 
-use crate::cli::RunOptions;
-use crate::cli::commands::CommandRow;
-use crate::cli::inventory::InventoryReport;
-use crate::status::checks::ConfigFacts;
-use crate::status::snapshot::UnitSection;
+/// Two are enough to keep pings going while one parses a large message; work waits elsewhere.
+const WORKER_THREADS: usize = 2;
+/// For name resolution and files.
+const BLOCKING_THREADS: usize = 3;
+/// From the signal to the end of the process, whatever hangs.
+const STOP_LIMIT: Duration = Duration::from_secs(9);
+
+/// What was sent at the last registration, in the runtime directory.
+pub const LAST_SENT: &str = "last-startup.json";
+
+/// What `agent run` was asked to do.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// The agent.properties to read.
+    pub config: PathBuf,
+    /// Directory for socket, lock and snapshot.
+    pub runtime_dir: PathBuf,
+    /// The log, already set up.
+    pub log: LogHandle,
+    /// A level or `target=level,...`; applied again at a reload.
+    pub log_level: String,
+}
 
 /// Runs the agent until it is told to end.
-pub fn run(_options: RunOptions) -> ExitCode {
-    ExitCode::from(67)
+pub fn run(options: RunOptions) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("agent")
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(serve(&options));
+            // A libvirt call or a file system that hangs must not keep the process.
+            runtime.shutdown_background();
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            tracing::error!(%error, "The runtime cannot be started");
+            ExitCode::from(exit::FATAL)
+        }
+    }
 }
 
-/// What the static checks need of the configuration; errors are part of the value.
-pub fn config_facts(config: &Path, runtime_dir: &Path) -> ConfigFacts {
-    ConfigFacts { path: config.to_owned(), runtime_dir: runtime_dir.to_owned(), ..ConfigFacts::default() }
+/// Everything, in order of start.
+async fn serve(options: &RunOptions) -> u8 {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %options.config.display(), "Agent starts");
+    let mut signals = match Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "Signal handlers cannot be installed");
+            return exit::FATAL;
+        }
+    };
+    let (stop, stopping) = watch::channel(false);
+    let board = Board::new();
+    let reporter = Reporter::new(board.clone());
+    let socket = match StatusSocket::bind(&options.runtime_dir, Peers::root_and_self()).await {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            return error.exit_code();
+        }
+    };
+    // Status outlives everything else: it is stopped last.
+    let (end_status, status_ended) = watch::channel(false);
+    let status = tokio::spawn(socket.serve(board.clone(), raised(status_ended.clone())));
+    let snapshot =
+        tokio::spawn(file::keep_writing(board.clone(), options.runtime_dir.clone(), raised(status_ended)));
+    let config = ConfigStore::spawn(options.config.clone());
+    tokio::spawn(feeds::files(board.clone(), config.clone()));
+    let notifier = Notifier::default();
+    notifier.ready();
+    let mut agent = tokio::spawn(agent(options.clone(), board.clone(), reporter, config.clone(), stopping));
+    tokio::spawn(tell_systemd(board.clone()));
+
+    loop {
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
+            ended = &mut agent => {
+                // Only a bug ends it before it is told to. A process without a session would look
+                // alive and do nothing: the service manager starts a fresh one.
+                tracing::error!(panicked = ended.is_err(), "The session ended by itself; the agent ends too");
+                return exit::FATAL;
+            }
+        };
+        match signal {
+            Signal::Terminate | Signal::Interrupt => break,
+            Signal::Reload => reload(&config, options, &notifier).await,
+            Signal::Dump => {
+                let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+                tracing::info!(tasks, "State on request: {}", render::one_line(&board.snapshot()));
+            }
+        }
+    }
+    tracing::info!("Stopping");
+    notifier.stopping();
+    stop.send_replace(true);
+    let orderly = tokio::time::timeout(STOP_LIMIT, agent).await.is_ok();
+    end_status.send_replace(true);
+    let _ = tokio::time::timeout(Duration::from_millis(500), async { tokio::join!(status, snapshot) }).await;
+    if !orderly {
+        tracing::warn!("Something did not end in time and is left behind");
+    }
+    tracing::info!("Agent ends");
+    exit::OK
 }
 
-/// What the service manager says of the unit, via `systemctl` and [`crate::status::unit::parse`].
-pub async fn unit_state() -> Option<UnitSection> {
-    None
+/// The parts that need a configuration.
+async fn agent(
+    options: RunOptions,
+    board: Board,
+    reporter: Reporter,
+    config: ConfigStore,
+    stopping: watch::Receiver<bool>,
+) {
+    let mut reporter = reporter;
+    let first = tokio::select! {
+        first = first_config(&config, &mut reporter) => first,
+        () = raised(stopping.clone()) => return,
+    };
+    let hypervisor = Hypervisor::spawn(&first.hypervisor_uri);
+    let constants = ConstantFacts::collect(&facts::settings(&first));
+    let (identity, known_identity) = watch::channel(None);
+    let services = Arc::new(Services {
+        config: config.clone(),
+        hypervisor: hypervisor.clone(),
+        samples: Samples::spawn(),
+        capabilities: constants.capabilities.clone(),
+        identity: known_identity,
+        ssh_dir: "/root/.ssh".into(),
+    });
+    let dispatch_pulse = Pulse::default();
+    let dispatcher = Dispatcher::spawn(services.clone(), dispatch_pulse.clone());
+    tokio::spawn(feeds::libvirt(board.clone(), hypervisor.clone()));
+    tokio::spawn(feeds::commands(board.clone(), dispatcher.clone()));
+    let env = Environment {
+        services,
+        dispatcher,
+        timing: Timing::default(),
+        origin: tokio::time::Instant::now(),
+        stop: stopping,
+        last_sent: options.runtime_dir.join(LAST_SENT),
+    };
+    let facts = Arc::new(Facts { config, hypervisor, constants, board, identity });
+    let supervisor = Supervisor { env, survivors: Survivors::default(), reporter, facts };
+    let session_pulse = Pulse::default();
+    if let Some(every) = notify::watchdog_interval() {
+        let pulses = vec![session_pulse.clone(), dispatch_pulse];
+        tokio::spawn(pulse::feed(pulses, every, || Notifier::default().watchdog()));
+    }
+    session_pulse.watch(supervisor.run()).await;
 }
 
-/// The registry as rows.
-pub fn command_rows() -> Vec<CommandRow> {
-    Vec::new()
+/// The first configuration that can be read at all: it names the hypervisor.
+async fn first_config(config: &ConfigStore, reporter: &mut Reporter) -> Arc<Config> {
+    let mut file = config.subscribe();
+    loop {
+        let obstacle = match &**file.borrow_and_update() {
+            FileState::Loaded(config) => return config.clone(),
+            FileState::Missing { path } => {
+                format!("{} to appear: this host was not set up yet", path.display())
+            }
+            FileState::Invalid { error } => format!("a correction: {}", chain(&**error)),
+        };
+        tracing::warn!("Waiting for {obstacle}");
+        reporter.waiting(&obstacle);
+        if file.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
-/// The inventory as it would be sent, and as it last was.
-pub fn inventory(_config: &Path, _runtime_dir: &Path) -> Result<InventoryReport, String> {
-    Err("the inventory is not available".into())
+async fn raised(mut flag: watch::Receiver<bool>) {
+    let _ = flag.wait_for(|raised| *raised).await;
+}
+
+/// One line for `systemctl status`, after each change.
+async fn tell_systemd(board: Board) {
+    let mut session = board.watch_session();
+    let mut notifier = Notifier::default();
+    loop {
+        notifier.status(&render::one_line(&board.snapshot()));
+        let state = session.borrow_and_update().state;
+        while session.borrow().state == state {
+            if session.changed().await.is_err() {
+                return;
+            }
+            session.mark_unchanged();
+        }
+    }
+}
+
+async fn reload(config: &ConfigStore, options: &RunOptions, notifier: &Notifier) {
+    notifier.reloading();
+    if let Err(error) = options.log.set_level(&options.log_level) {
+        tracing::warn!("{}", chain(&error));
+    }
+    let outcome = config.reload().await;
+    if let Some(error) = &outcome.error {
+        tracing::error!("Configuration is not reloaded, the running one stays: {}", chain(&**error));
+    } else if outcome.changed.is_empty() {
+        tracing::info!("Configuration reloaded, nothing changed");
+    } else {
+        let changed = outcome.changed.join(", ");
+        tracing::info!(%changed, "Configuration reloaded; values that belong to a registration apply from the next one");
+    }
+    if !outcome.restart_needed.is_empty() {
+        let keys = outcome.restart_needed.join(", ");
+        tracing::warn!(%keys, "These keys keep their old value until the agent is restarted");
+    }
+    notifier.ready();
 }

@@ -2,6 +2,8 @@
 //!
 //! Modules in dependency order; `ARCHITECTURE.md` draws the picture.
 
+pub mod errors;
+pub mod files;
 pub mod wire;
 
 pub mod config;

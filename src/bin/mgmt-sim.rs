@@ -51,6 +51,9 @@ struct Options {
     /// Leave ModifySshKeysCommand out of the registration.
     #[arg(long)]
     no_ssh_keys: bool,
+    /// Bridge or interface that CheckNetworkCommand asks for.
+    #[arg(long, default_value = "cloudbr0")]
+    traffic_label: String,
     /// Ask for host and storage statistics every so many seconds.
     #[arg(long)]
     stats: Option<u64>,
@@ -104,12 +107,7 @@ async fn main() -> ExitCode {
     match run(Options::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = error.to_string();
-            let mut cause = error.source();
-            while let Some(inner) = cause {
-                text = format!("{text}: {inner}");
-                cause = inner.source();
-            }
+            let text = cloudstack_agent::errors::chain(&*error);
             // Nobody is left to tell if standard error is closed.
             let _ = writeln!(std::io::stderr(), "mgmt-sim: {text}");
             ExitCode::FAILURE
@@ -171,6 +169,7 @@ fn config(options: &Options, seed: u64) -> Result<SimConfig, Failure> {
             down: Duration::from_secs(options.down),
             storm: options.storm.max(1),
             delay: Duration::from_millis(options.delay_ms),
+            traffic_label: options.traffic_label.clone(),
             ..Knobs::default()
         },
         pki: Some(pki),

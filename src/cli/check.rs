@@ -1,7 +1,7 @@
 //! `agent check`: the static checks as a list. Needs no agent.
 
-use super::exit;
 use super::out::{self, JsonLayout};
+use crate::service::exit;
 use crate::status::Verdict;
 use crate::status::checks::{Check, CheckResult};
 use crate::status::render::{self, Shown};

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::exit;
 use super::out::{self, JsonLayout};
+use crate::service::exit;
 
 /// One command of the management server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

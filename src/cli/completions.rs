@@ -2,8 +2,8 @@
 
 use clap_complete::Shell;
 
-use super::exit;
 use super::out;
+use crate::service::exit;
 
 /// Prints the completion script of `grammar` for `shell` and returns the exit code.
 pub fn show(shell: Shell, mut grammar: clap::Command) -> u8 {

@@ -30,7 +30,7 @@ Exit codes:
   3    status: the agent is not running
   4    status: cannot tell (no answer in time, or no permission)
   64   wrong usage
-  run: 0 stopped on request, 65 upgrade, 66 configuration, 67 error or already running";
+  run: 0 stopped on request, 67 cannot start or already running";
 
 /// After `agent status --help`.
 pub const STATUS: &str = "\
@@ -63,7 +63,7 @@ Exit codes:
 /// After `agent run --help`.
 pub const RUN: &str = "\
 Runs in the foreground. SIGTERM drains and ends, SIGHUP reads the configuration again, SIGUSR1
-writes the state of every task to the log.
+writes one line of status to the log.
 
 Examples:
   agent run
@@ -79,8 +79,6 @@ Files:
 Exit codes:
   0   stopped on request
   64  wrong usage
-  65  stopped for an upgrade
-  66  the configuration is not usable; restarting cannot help
   67  another error, or an agent is already running with this runtime directory";
 
 /// After `agent check --help`.

@@ -5,8 +5,8 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::exit;
 use super::out::{self, JsonLayout};
+use crate::service::exit;
 use crate::status::human;
 
 /// Longest value shown on one line of text, in characters.

@@ -6,9 +6,9 @@
 pub mod check;
 pub mod commands;
 pub mod completions;
-pub mod exit;
 mod help;
 pub mod inventory;
+mod offline;
 pub mod out;
 pub mod status;
 pub mod version;
@@ -21,7 +21,8 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::app;
+use crate::app::{self, RunOptions};
+use crate::service::exit;
 use crate::service::logging::{self, LogFormat};
 use crate::status::Timestamp;
 use crate::status::checks::Group;
@@ -31,18 +32,6 @@ pub const DEFAULT_CONFIG: &str = "/etc/cloudstack/agent/agent.properties";
 
 /// Where socket, lock and snapshot are when nothing else is said.
 pub const DEFAULT_RUNTIME_DIR: &str = "/run/cloudstack-agent";
-
-/// What `agent run` was asked to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunOptions {
-    /// The agent.properties to read.
-    pub config: PathBuf,
-    /// Directory for socket, lock and snapshot.
-    pub runtime_dir: PathBuf,
-    pub log_format: LogFormat,
-    /// A level or `target=level,...`; already checked.
-    pub log_level: String,
-}
 
 /// KVM node agent for Apache CloudStack
 #[derive(Debug, Parser)]
@@ -196,25 +185,35 @@ fn usage_code(kind: ErrorKind) -> u8 {
 
 fn dispatch(command: Command) -> ExitCode {
     match command {
-        Command::Run(args) => app::run(RunOptions {
-            config: args.paths.config,
-            runtime_dir: args.paths.runtime_dir,
-            log_format: args.log_format,
-            log_level: args.log_level,
-        }),
+        Command::Run(args) => run(args),
         Command::Status(args) => on_small_runtime(run_status(args)),
         Command::Check(args) => on_small_runtime(async move {
-            let facts = app::config_facts(&args.paths.config, &args.paths.runtime_dir);
+            let facts = offline::config_facts(&args.paths.config, &args.paths.runtime_dir);
             let checks = crate::status::checks::run(&facts, args.group, Timestamp::now()).await;
             check::show(&checks, args.json)
         }),
         Command::Inventory(args) => {
-            let report = app::inventory(&args.paths.config, &args.paths.runtime_dir);
+            let report = offline::inventory(&args.paths.config, &args.paths.runtime_dir);
             ExitCode::from(inventory::show(report, args.json, args.diff))
         }
-        Command::Commands(args) => ExitCode::from(commands::show(app::command_rows(), args.json)),
+        Command::Commands(args) => ExitCode::from(commands::show(offline::command_rows(), args.json)),
         Command::Version(args) => ExitCode::from(version::show(args.json)),
         Command::Completions(args) => ExitCode::from(completions::show(args.shell, Cli::command())),
+    }
+}
+
+fn run(args: RunArgs) -> ExitCode {
+    match logging::init(args.log_format, &args.log_level) {
+        Ok(log) => app::run(RunOptions {
+            config: args.paths.config,
+            runtime_dir: args.paths.runtime_dir,
+            log,
+            log_level: args.log_level,
+        }),
+        Err(error) => {
+            out::complain(&crate::errors::chain(&error));
+            ExitCode::from(exit::USAGE)
+        }
     }
 }
 
@@ -231,8 +230,8 @@ async fn run_status(args: StatusArgs) -> u8 {
         },
     };
     let Paths { config, runtime_dir } = args.paths;
-    let facts = || app::config_facts(&config, &runtime_dir);
-    status::show(&request, &facts, &app::unit_state).await
+    let facts = || offline::config_facts(&config, &runtime_dir);
+    status::show(&request, &facts, &offline::unit_state).await
 }
 
 /// One thread is plenty, and threads that hang in a system call are left behind at the end.

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use super::exit;
 use super::out::{self, JsonLayout};
+use crate::service::exit;
 use crate::status::WIRE_VERSION;
 use crate::status::snapshot::SCHEMA;
 

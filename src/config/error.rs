@@ -1,7 +1,7 @@
 //! What can go wrong with the configuration, in words that tell an administrator what to do.
 
-use super::atomic::AtomicError;
 use super::properties::PropertiesError;
+use crate::files::AtomicError;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;

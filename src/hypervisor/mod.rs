@@ -164,10 +164,12 @@ impl Hypervisor {
     }
 
     /// Counters of the running guests among `names`. Guests that are missing or stopped, or whose
-    /// counters cannot be read, are left out.
+    /// counters cannot be read, are left out; but an error if nothing was read of any guest, since
+    /// an empty answer would say that none of them runs.
     pub async fn domain_samples(&self, names: &[String]) -> Result<BTreeMap<String, DomainSample>> {
         self.link()?;
         let mut samples = BTreeMap::new();
+        let mut failure = None;
         let mut tasks = JoinSet::new();
         let mut names = names.iter();
         loop {
@@ -181,15 +183,26 @@ impl Hypervisor {
                 });
             }
             match tasks.join_next().await {
-                None => return Ok(samples),
+                None => break,
                 Some(Ok((name, Ok(Some(sample))))) => {
                     samples.insert(name, sample);
                 }
                 Some(Ok((_, Ok(None)))) => {}
-                Some(Ok((_, Err(error @ HypervisorError::NotConnected { .. })))) => return Err(error),
-                Some(Ok((name, Err(error)))) => tracing::debug!(guest = name, %error, "No statistics"),
+                // The other guests would fare no better.
+                Some(Ok((
+                    _,
+                    Err(error @ (HypervisorError::NotConnected { .. } | HypervisorError::AllStuck { .. })),
+                ))) => return Err(error),
+                Some(Ok((name, Err(error)))) => {
+                    tracing::debug!(guest = name, %error, "No statistics");
+                    failure.get_or_insert(error);
+                }
                 Some(Err(error)) => tracing::debug!(%error, "A statistics task failed"),
             }
+        }
+        match failure {
+            Some(error) if samples.is_empty() => Err(error),
+            Some(_) | None => Ok(samples),
         }
     }
 
@@ -264,7 +277,7 @@ impl Hypervisor {
         let run = move || {
             let report = |error: &HypervisorError| {
                 // A full channel means that the supervisor knows already.
-                let error = libvirt::conn::error_chain(error);
+                let error = crate::errors::chain(error);
                 let _ = obituaries.try_send(Obituary { generation: link.generation, error });
             };
             let lease = Lease::take(&link).inspect_err(|error| {

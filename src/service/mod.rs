@@ -2,7 +2,9 @@
 //!
 //! Nothing here knows what the agent does; it only connects the process to its surroundings.
 
+pub mod exit;
 pub mod logging;
 pub mod notify;
+pub mod pulse;
 pub mod repeat;
 pub mod signals;

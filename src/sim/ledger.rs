@@ -91,6 +91,10 @@ impl Ledger {
         Arc::new(Ledger { started: Instant::now(), inner: Mutex::default(), count })
     }
 
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A test that panicked while reading leaves the record intact.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

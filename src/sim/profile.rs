@@ -57,6 +57,8 @@ pub struct Facts {
     pub host_name: String,
     pub guid: String,
     pub servers: Vec<String>,
+    /// Bridge or interface that the host must have.
+    pub traffic_label: String,
     /// Correlation id in `contextMap`.
     pub logid: String,
     /// Seconds between two runs of the network rule cleanup.
@@ -94,8 +96,8 @@ impl Command {
                 "CheckNetworkCommand",
                 json!({"networkInfoList": [{
                     "physicalNetworkId": 200,
-                    "privateNetworkName": "cloudbr0",
-                    "guestNetworkName": "cloudbr0",
+                    "privateNetworkName": facts.traffic_label,
+                    "guestNetworkName": facts.traffic_label,
                 }]}),
                 0,
             ),

@@ -211,6 +211,8 @@ pub struct Knobs {
     pub storm_window: usize,
     /// The reason in `refuse`.
     pub refusal: String,
+    /// Traffic label that `CheckNetworkCommand` asks for.
+    pub traffic_label: String,
 }
 
 impl Default for Knobs {
@@ -223,6 +225,7 @@ impl Default for Knobs {
             storm: 10_000,
             storm_window: 64,
             refusal: "Unable to create the host: the pod is not known".to_owned(),
+            traffic_label: "cloudbr0".to_owned(),
         }
     }
 }

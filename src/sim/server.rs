@@ -135,6 +135,11 @@ impl SimServer {
         self.address
     }
 
+    /// The present moment on the clock of [`Recorded::at`].
+    pub fn now(&self) -> Duration {
+        self.shared.ledger.now()
+    }
+
     /// The CA that it presents and signs with.
     pub fn pki(&self) -> &Pki {
         &self.pki

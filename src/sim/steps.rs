@@ -95,6 +95,7 @@ impl Connection {
             host_name: name.to_owned(),
             guid: startup.guid.clone(),
             servers: self.shared.config.servers.clone(),
+            traffic_label: self.shared.config.knobs.traffic_label.clone(),
             logid: format!("{:08x}", self.rng.u32(..)),
             cleanup_interval: 1_800 + self.rng.u32(..1_200),
         };

@@ -5,9 +5,15 @@ use std::time::Duration;
 /// Longest piece of foreign text shown on one line, in characters.
 const MAX_TEXT: usize = 300;
 
-/// `14ms`, `1.9s`: a latency given in milliseconds.
+/// `0.2ms`, `14ms`, `1.9s`: a latency given in milliseconds.
 pub fn latency(ms: f64) -> String {
-    if ms < 999.5 { format!("{ms:.0}ms") } else { format!("{:.1}s", ms / 1000.0) }
+    if ms < 9.95 {
+        format!("{ms:.1}ms")
+    } else if ms < 999.5 {
+        format!("{ms:.0}ms")
+    } else {
+        format!("{:.1}s", ms / 1000.0)
+    }
 }
 
 /// `17s`, `4m12s`, `5h03m`, `3d 04h`.

@@ -36,9 +36,9 @@ const MAX_RECORDS: usize = 64;
 /// What was negotiated, for logs and `--status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsInfo {
-    /// `TLSv1_2`.
+    /// `TLSv1.2`.
     pub version: String,
-    /// IANA name, e.g. `TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384`.
+    /// The name OpenSSL and operators use, e.g. `ECDHE-RSA-AES256-GCM-SHA384`.
     pub cipher: String,
     /// Distinguished name in the server's certificate.
     pub peer_subject: String,
@@ -219,13 +219,24 @@ fn info(tls: &Connection) -> TlsInfo {
     let unknown = || "unknown".to_owned();
     let leaf = tls.peer_certificates().and_then(<[_]>::first);
     TlsInfo {
-        version: tls.protocol_version().map_or_else(unknown, |version| format!("{version:?}")),
-        cipher: tls.negotiated_cipher_suite().map_or_else(unknown, |suite| format!("{:?}", suite.suite())),
+        version: tls
+            .protocol_version()
+            .map_or_else(unknown, |version| format!("{version:?}").replace('_', ".")),
+        cipher: tls
+            .negotiated_cipher_suite()
+            .map_or_else(unknown, |suite| openssl_name(&format!("{:?}", suite.suite()))),
         peer_subject: leaf
             .and_then(|der| CertificateSummary::from_der(der))
             .map_or_else(unknown, |summary| summary.subject),
         peer_fingerprint: leaf.map_or_else(unknown, |der| fingerprint(der)),
     }
+}
+
+/// `TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384` → `ECDHE-RSA-AES256-GCM-SHA384`.
+fn openssl_name(iana: &str) -> String {
+    let short = iana.trim_start_matches("TLS_").replace("_WITH_", "-").replace("AES_", "AES");
+    short.replace('_', "-").trim_end_matches("-POLY1305-SHA256").to_owned()
+        + if iana.contains("POLY1305") { "-POLY1305" } else { "" }
 }
 
 #[cfg(test)]
@@ -237,6 +248,17 @@ mod tests {
         Authority, ClientAuth, Provisioned, Validity, other_rsa_key, server_config, tcp_pair, version_1_ca,
     };
     use tokio_rustls::rustls::version;
+
+    #[test]
+    fn cipher_suites_have_the_names_that_operators_know() {
+        for (iana, openssl) in [
+            ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", "ECDHE-RSA-AES256-GCM-SHA384"),
+            ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "ECDHE-ECDSA-AES128-GCM-SHA256"),
+            ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-RSA-CHACHA20-POLY1305"),
+        ] {
+            assert_eq!(openssl_name(iana), openssl);
+        }
+    }
 
     async fn handshake(host: &Provisioned, config: ServerConfig) -> Result<TlsInfo, TlsFailure> {
         let material = Material::load(host.dir()).unwrap();
@@ -254,8 +276,8 @@ mod tests {
             handshake(&Provisioned::by(&authority), server_config(authority.as_leaf(), ClientAuth::None))
                 .await
                 .unwrap();
-        assert_eq!(info.version, "TLSv1_2");
-        assert_eq!(info.cipher, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384");
+        assert_eq!(info.version, "TLSv1.2");
+        assert_eq!(info.cipher, "ECDHE-ECDSA-AES256-GCM-SHA384");
         assert_eq!(info.peer_subject, "CN=ours");
         assert_eq!(info.peer_fingerprint, fingerprint(&authority.der()));
     }

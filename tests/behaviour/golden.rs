@@ -14,7 +14,7 @@ use std::io::Write;
 const TLS_OVERHEAD: usize = 29;
 
 pub const REGISTRATION_4_19: &str = include_str!("../data/wire/registration-4.19.1.jsonl");
-const REGISTRATION_4_22: &str = include_str!("../data/wire/registration-4.22.jsonl");
+pub const REGISTRATION_4_22: &str = include_str!("../data/wire/registration-4.22.jsonl");
 const EXCHANGES_4_19: &str = include_str!("../data/wire/exchanges-4.19.1.jsonl");
 const EXCHANGES_4_22: &str = include_str!("../data/wire/exchanges-4.22.jsonl");
 

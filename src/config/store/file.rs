@@ -1,11 +1,11 @@
 //! The file itself: reading, judging, writing. Blocking; run by the task of [`super::ConfigStore`].
 
 use super::{Change, FileState, Persisted, Reload};
-use crate::config::atomic::{AtomicError, Permissions, StagedFile};
 use crate::config::error::ConfigError;
 use crate::config::properties::{MAX_BYTES, Properties};
 use crate::config::reader::Pins;
 use crate::config::typed::Config;
+use crate::files::{AtomicError, Permissions, StagedFile};
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};

@@ -163,6 +163,8 @@ async fn serve(mut owner: FileOwner, mut requests: mpsc::Receiver<Request>) {
         });
         match done.await {
             Ok(back) => owner = back,
+            // The process is ending.
+            Err(error) if error.is_cancelled() => return,
             Err(error) => {
                 tracing::error!(%error, "The owner of agent.properties has stopped, values are not stored any more: restart the agent");
                 return;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use virt::connect::NodeInfo;
 
-use super::conn::error_chain;
 use super::link::{Lease, Link, SlowFacts};
 use super::pool::CallPool;
 use super::refused;
+use crate::errors::chain;
 use crate::hypervisor::error::{HypervisorError, Result};
 use crate::hypervisor::types::dotted_version;
 use crate::hypervisor::xml;
@@ -40,7 +40,7 @@ pub async fn learn(pool: CallPool, link: Weak<Link>) {
                 return;
             }
             Ok(Err(error)) => {
-                tracing::warn!(error = error_chain(&error), "Cannot read the capabilities of the hypervisor");
+                tracing::warn!(error = chain(&error), "Cannot read the capabilities of the hypervisor");
             }
             Err(error) => tracing::warn!(?error, "libvirt does not tell the capabilities of the hypervisor"),
         }

@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::capabilities;
 use super::link::{Lease, Link};
 use super::pool::CallPool;
+use crate::errors::chain;
 use crate::hypervisor::error::LibvirtFault;
 use crate::hypervisor::types::{Connection, DomainEvent, HypervisorKind, LibvirtStatus};
 
@@ -116,7 +117,7 @@ impl Supervisor {
             self.publish(&phase);
             let event = match &phase {
                 Phase::Opening { attempt, .. } => self.open(&mut openers, *attempt).await,
-                Phase::Connected => self.watch_over().await,
+                Phase::Connected => self.watch_over(&mut openers).await,
                 Phase::Backoff { failures, .. } => rest(*failures).await,
                 Phase::Lost { .. } => {
                     self.link.send_replace(None);
@@ -145,10 +146,12 @@ impl Supervisor {
             Ok(Some(result)) => {
                 openers.in_flight -= 1;
                 match result {
-                    Ok(link) => {
+                    Ok(link) if link.is_alive() => {
                         self.adopt(link);
                         return Event::Opened;
                     }
+                    // Opened by an earlier attempt, and closed again while nobody looked.
+                    Ok(_) => "the connection was closed as soon as it stood".to_owned(),
                     Err(fault) => fault.to_string(),
                 }
             }
@@ -175,7 +178,7 @@ impl Supervisor {
     }
 
     /// Returns when the connection has died.
-    async fn watch_over(&mut self) -> Event {
+    async fn watch_over(&mut self, openers: &mut Openers) -> Event {
         let Some(link) = self.link.borrow().clone() else {
             return Event::Died("the connection was not kept".to_owned());
         };
@@ -189,6 +192,13 @@ impl Supervisor {
                     (obituary.generation == link.generation).then_some(obituary.error)
                 }
                 Ok(()) = slow.changed() => None,
+                // One connection is enough: a second would tell each guest event once more, and be
+                // taken for a new one after the first has died.
+                Some(late) = openers.results.recv() => {
+                    openers.in_flight -= 1;
+                    drop(late);
+                    None
+                }
                 _ = ticks.tick() => self.check(&link, &mut misses).await,
             };
             if let Some(error) = death {
@@ -214,7 +224,7 @@ impl Supervisor {
                 *misses = 0;
                 None
             }
-            Ok(Err((dead, error))) => dead.then(|| error_chain(&error)),
+            Ok(Err((dead, error))) => dead.then(|| chain(&error)),
             Err(_) => {
                 *misses += 1;
                 (*misses >= LIVENESS_MISSES)
@@ -268,17 +278,6 @@ async fn rest(failures: u32) -> Event {
     Event::PauseOver
 }
 
-/// An error and its causes on one line.
-pub fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,6 +303,38 @@ mod tests {
         assert_eq!(Phase::Connected.next(Event::PauseOver), Phase::Connected);
         let lost = Phase::Lost { error: error() };
         assert_eq!(lost.clone().next(Event::Died("again".to_owned())), lost);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_comes_late_is_dropped() {
+        let uri = "test:///default".to_owned();
+        let (events, _) = broadcast::channel(1);
+        let open = |generation| Link::open("test:///default", generation, &events).unwrap();
+        let (sender, results) = mpsc::channel(OPENERS);
+        let mut openers = Openers { results, sender: sender.clone(), in_flight: 1, generation: 2 };
+        let connection = Connection::Connecting { attempt: 1, last_error: None };
+        let status = LibvirtStatus { uri: uri.clone(), connection, calls: 0, deadline_misses: 0 };
+        let (_keep, obituaries) = mpsc::channel(1);
+        let mut supervisor = Supervisor {
+            uri,
+            pool: CallPool::new(),
+            link: watch::channel(Some(Arc::new(open(2)))).0,
+            status: watch::channel(status).0,
+            obituaries,
+            events: events.clone(),
+        };
+        sender.try_send(Ok(open(1))).unwrap();
+        let taken = async {
+            while sender.capacity() < OPENERS {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            event = supervisor.watch_over(&mut openers) => panic!("ended by {event:?}"),
+            taken = tokio::time::timeout(Duration::from_secs(60), taken) => taken.unwrap(),
+        }
+        assert_eq!(openers.in_flight, 0);
+        assert_eq!(supervisor.link.borrow().as_ref().map(|link| link.generation), Some(2));
     }
 
     #[test]

@@ -163,8 +163,12 @@ fn an_installation_that_stops_anywhere_leaves_an_identity() {
     for blocked in [CERTIFICATE_FILE, KEY_FILE, CA_FILE, KEYSTORE_FILE] {
         let host = Provisioned::by(&authority);
         fs::write(host.dir().join(PENDING_KEY_FILE), KEY).unwrap();
-        // A directory under the temporary name makes exactly this write fail, also for root.
-        fs::create_dir(host.dir().join(format!(".{blocked}.tmp"))).unwrap();
+        // The file lies behind a link under a name so long that no temporary name fits beside it:
+        // exactly this write fails, also for root.
+        let (name, long) = (host.dir().join(blocked), host.dir().join(blocked.to_owned() + &"x".repeat(240)));
+        fs::write(&long, fs::read(&name).unwrap_or_default()).unwrap();
+        let _ = fs::remove_file(&name);
+        std::os::unix::fs::symlink(&long, &name).unwrap();
         let leaf = authority.issue_to(KEY);
         let error =
             install_certificate(host.dir(), &leaf.pem, &authority.pem(), None, PASSPHRASE).unwrap_err();

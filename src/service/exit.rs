@@ -12,3 +12,5 @@ pub const NOT_RUNNING: u8 = 3;
 pub const UNKNOWN: u8 = 4;
 /// Wrong usage (`EX_USAGE` of sysexits.h).
 pub const USAGE: u8 = 64;
+/// The agent could not start (the Java agent's "error").
+pub const FATAL: u8 = 67;

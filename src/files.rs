@@ -286,7 +286,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("scratch");
         let target = directory.path().join("agent.properties");
         write_atomically(&target, &content(0), Permissions::KeepOr(0o600)).expect("written");
-        let name = "config::atomic::tests::rewrite_until_killed";
+        let name = "files::tests::rewrite_until_killed";
         let mut last = 0;
         for round in 0..25 {
             #[allow(clippy::disallowed_methods)] // a test process that is killed, not a helper of the agent

@@ -1,0 +1,72 @@
+//! The one table of commands: wire class, handler, domain, lane, support.
+//!
+//! Sorted by class. Everything that the schemas name and this table does not is answered with
+//! `UnsupportedAnswer`.
+
+use super::registry::{Command, Domain, Entry, Lane, Support, ascending, decode_as, registry};
+use super::{agent, certificate, host, network, storage, vm};
+use crate::wire::classes::{self, Kind};
+
+registry! {
+    "com.cloud.agent.api.AgentControlCommand" => agent::agent_control::AgentControlCommand, Agent, Inline, Support::Done;
+    "com.cloud.agent.api.CheckHealthCommand" => host::check_health::CheckHealthCommand, Host, Inline, Support::Done;
+    "com.cloud.agent.api.CheckNetworkCommand" => host::check_network::CheckNetworkCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.CheckOnHostCommand" => host::check_on_host::CheckOnHostCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.CheckVirtualMachineCommand" => vm::check_virtual_machine::CheckVirtualMachineCommand, Vm, Pool, Support::Done;
+    "com.cloud.agent.api.CleanupNetworkRulesCmd" => host::cleanup_network_rules::CleanupNetworkRulesCmd, Host, Inline, Support::Done;
+    "com.cloud.agent.api.GetHostStatsCommand" => host::get_host_stats::GetHostStatsCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.GetStorageStatsCommand" => storage::get_storage_stats::GetStorageStatsCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.GetVmDiskStatsCommand" => vm::get_vm_disk_stats::GetVmDiskStatsCommand, Vm, Pool, Support::Done;
+    "com.cloud.agent.api.GetVmNetworkStatsCommand" => vm::get_vm_network_stats::GetVmNetworkStatsCommand, Vm, Pool, Support::Done;
+    "com.cloud.agent.api.GetVmStatsCommand" => vm::get_vm_stats::GetVmStatsCommand, Vm, Pool, Support::Done;
+    "com.cloud.agent.api.GetVncPortCommand" => vm::get_vnc_port::GetVncPortCommand, Vm, Pool, Support::Done;
+    "com.cloud.agent.api.GetVolumeStatsCommand" => storage::get_volume_stats::GetVolumeStatsCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.MaintainCommand" => agent::maintain::MaintainCommand, Agent, Inline, Support::Done;
+    "com.cloud.agent.api.MigrateAgentConnectionCommand" => agent::migrate_connection::MigrateAgentConnectionCommand, Agent, Inline, Support::Done;
+    "com.cloud.agent.api.ModifySshKeysCommand" => host::modify_ssh_keys::ModifySshKeysCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.NetworkUsageCommand" => network::network_usage::NetworkUsageCommand, Network, Pool, Support::Done;
+    "com.cloud.agent.api.PingTestCommand" => host::ping_test::PingTestCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.PropagateResourceEventCommand" => agent::propagate_resource_event::PropagateResourceEventCommand, Agent, Inline, Support::Refused("servers send it to each other, never to a host");
+    "com.cloud.agent.api.ReadyCommand" => agent::ready::ReadyCommand, Agent, Inline, Support::Done;
+    "com.cloud.agent.api.RollingMaintenanceCommand" => host::rolling_maintenance::RollingMaintenanceCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.SetHostParamsCommand" => agent::set_host_params::SetHostParamsCommand, Agent, Pool, Support::Partial("passes over parameters other than migratewait and router.aggregation.command.each.timeout");
+    "com.cloud.agent.api.ShutdownCommand" => agent::shutdown::ShutdownCommand, Agent, Inline, Support::Done;
+    "com.cloud.agent.api.UpdateHostPasswordCommand" => host::update_host_password::UpdateHostPasswordCommand, Host, Pool, Support::Done;
+    "org.apache.cloudstack.agent.lb.SetupMSListCommand" => agent::setup_ms_list::SetupMsListCommand, Agent, Inline, Support::Done;
+    "org.apache.cloudstack.ca.PostCertificateRenewalCommand" => certificate::post_certificate_renewal::PostCertificateRenewalCommand, Certificate, Pool, Support::Done;
+    "org.apache.cloudstack.ca.SetupCertificateCommand" => certificate::setup_certificate::SetupCertificateCommand, Certificate, Pool, Support::Partial("for this host, not for system VMs");
+    "org.apache.cloudstack.ca.SetupKeyStoreCommand" => certificate::setup_key_store::SetupKeyStoreCommand, Certificate, Pool, Support::Partial("for this host, not for system VMs");
+}
+
+/// The table's line for a fully qualified class.
+pub fn find(class: &str) -> Option<&'static Entry> {
+    let at = TABLE.binary_search_by(|entry| entry.class.cmp(class)).ok()?;
+    TABLE.get(at)
+}
+
+/// Command classes that the schemas name and that have no handler, with the first version seen.
+pub fn unsupported() -> impl Iterator<Item = (&'static str, &'static str)> {
+    classes::all()
+        .iter()
+        .filter(|class| class.kind == Kind::Command && find(class.name).is_none())
+        .map(|class| (class.name, class.since))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_names_classes_that_servers_know() {
+        for entry in TABLE {
+            assert_eq!(classes::find(entry.class).map(|c| c.kind), Some(Kind::Command), "{}", entry.class);
+            assert_eq!(classes::find(entry.answer).map(|c| c.kind), Some(Kind::Answer), "{}", entry.answer);
+        }
+    }
+
+    #[test]
+    fn handled_and_unsupported_are_all_commands_there_are() {
+        let commands = classes::all().iter().filter(|c| c.kind == Kind::Command).count();
+        assert_eq!(TABLE.len() + unsupported().count(), commands);
+    }
+}
