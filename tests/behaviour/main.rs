@@ -1,7 +1,20 @@
 //! Behaviour tests: everything that runs against the simulated management server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod certificates;
+mod concurrency;
+mod duties;
+mod faults;
 mod golden;
+mod harness;
+mod libvirt_faults;
 mod mini_agent;
+mod real;
+mod real_libvirt;
+mod registration;
+mod reload;
+mod server_list;
 mod sim_faults;
 mod sim_selftest;
+mod simulated;
+mod starting;

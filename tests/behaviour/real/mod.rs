@@ -1,0 +1,62 @@
+//! A real libvirtd with real QEMU guests, locked away from the machine's own.
+//!
+//! ```text
+//!   test process            cage: own mounts, processes, network (launch.sh is its init)
+//!   ────────────            ─────────────────────────────────────────────────────────────
+//!   test's thread ─ setns ─▶ network: SimServer listens on the cage's 127.0.0.1
+//!                  └ spawns ▶ libvirtd ── /run/libvirt ── agent, virsh
+//!                               └ QEMU guests
+//! ```
+//!
+//! Where that is impossible (not root, programs missing, namespaces forbidden) the tests say
+//! `SKIPPED` with the reason on stderr and count themselves; with `REQUIRE_LIBVIRT=1` they fail
+//! instead.
+#![allow(clippy::disallowed_methods)]
+
+pub mod cage;
+pub mod guest;
+pub mod host;
+
+use cage::Cage;
+use std::io::Write;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Runs a test in the cage that all tests of well-behaved libvirt share; its libvirtd runs.
+pub fn with_libvirt(test: impl AsyncFnOnce(&Cage) + Send) {
+    static SHARED: OnceLock<Result<Cage, String>> = OnceLock::new();
+    on_own_thread(|| match SHARED.get_or_init(Cage::with_libvirtd) {
+        Ok(cage) => cage.play(test),
+        Err(reason) => skip(reason),
+    });
+}
+
+/// Runs a test in a cage of its own, in which libvirtd was not started yet.
+pub fn in_own_cage(kvm: cage::Kvm, test: impl AsyncFnOnce(&Cage) + Send) {
+    on_own_thread(|| match Cage::new(kvm) {
+        Ok(cage) => cage.play(test),
+        Err(reason) => skip(&reason),
+    });
+}
+
+/// Entering a cage changes the thread for good, which the test runner's threads must not suffer.
+fn on_own_thread(work: impl FnOnce() + Send) {
+    let name = std::thread::current().name().unwrap_or("real libvirt").to_owned();
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name(name).spawn_scoped(scope, work).unwrap();
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// Counts and tells a test that cannot run here. Past the test runner, which would swallow it.
+fn skip(reason: &str) {
+    static SKIPPED: AtomicUsize = AtomicUsize::new(0);
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or_default();
+    assert!(std::env::var_os("REQUIRE_LIBVIRT").is_none(), "{test} cannot run here: {reason}");
+    let count = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
+    let line = format!("\nSKIPPED: {test}: {reason}\nSKIPPED: {count} tests against a real libvirt so far\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
