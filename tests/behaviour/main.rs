@@ -1,6 +1,7 @@
 //! Behaviour tests: everything that runs against the simulated management server.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod architecture;
 mod certificates;
 mod concurrency;
 mod duties;
@@ -9,6 +10,7 @@ mod golden;
 mod harness;
 mod libvirt_faults;
 mod mini_agent;
+mod readme;
 mod real;
 mod real_libvirt;
 mod registration;
