@@ -12,6 +12,7 @@ use crate::host::samples::Samples;
 use crate::hypervisor::Hypervisor;
 use crate::service::exit;
 use crate::service::logging::LogHandle;
+use crate::service::memory;
 use crate::service::notify::{self, Notifier};
 use crate::service::pulse::{self, Pulse};
 use crate::service::signals::{Signal, Signals};
@@ -55,6 +56,7 @@ pub struct RunOptions {
 
 /// Runs the agent until it is told to end.
 pub fn run(options: RunOptions) -> ExitCode {
+    memory::one_arena();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS)

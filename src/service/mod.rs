@@ -4,6 +4,7 @@
 
 pub mod exit;
 pub mod logging;
+pub mod memory;
 pub mod notify;
 pub mod pulse;
 pub mod repeat;
