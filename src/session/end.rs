@@ -7,6 +7,8 @@ use std::time::Duration;
 pub enum Close {
     /// End of stream. Servers close without a TLS close_notify; that is normal.
     Fin,
+    /// The same while this host was still writing: the kernel reports a reset or a broken pipe.
+    MidSentence,
     /// What the socket said.
     Broken(String),
     /// The peer sent something that is not this protocol.
@@ -17,8 +19,20 @@ impl std::fmt::Display for Close {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Close::Fin => f.write_str("the server closed the connection"),
+            Close::MidSentence => {
+                f.write_str("the server closed the connection while this host was still talking")
+            }
             Close::Broken(error) => write!(f, "the connection broke ({error})"),
             Close::Garbage(error) => write!(f, "the peer sent something that is not this protocol ({error})"),
+        }
+    }
+}
+
+impl From<&std::io::Error> for Close {
+    fn from(error: &std::io::Error) -> Close {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset => Close::MidSentence,
+            _ => Close::Broken(error.to_string()),
         }
     }
 }
