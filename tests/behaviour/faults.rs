@@ -371,6 +371,12 @@ async fn a_storm_of_commands_is_answered_and_pings_go_on() {
 async fn a_file_that_changes_for_the_worse_does_not_end_a_session() {
     let server = plain_server().await;
     let node = Node::registered(&server).await;
+    // What the registration saves comes first: it would overwrite this edit.
+    node.until("id and list", |node| {
+        node.value("host").is_some_and(|host| host.contains('@'))
+            && node.value("LibvirtComputingResource.id").is_some()
+    })
+    .await;
     let good = node.properties();
     node.write(&good.replace("port=", "port=not a number "));
     node.reload();

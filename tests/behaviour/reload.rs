@@ -23,6 +23,12 @@ async fn a_reload_says_what_applies_and_what_needs_a_restart() {
 async fn a_broken_file_is_refused_by_key_and_line_and_the_running_one_stays() {
     let server = plain_server().await;
     let node = Node::registered(&server).await;
+    // What the registration saves comes first: it would overwrite this edit.
+    node.until("id and list", |node| {
+        node.value("host").is_some_and(|host| host.contains('@'))
+            && node.value("LibvirtComputingResource.id").is_some()
+    })
+    .await;
     node.set("port", "many");
     node.reload();
     node.logs("Configuration is not reloaded", 1).await;
