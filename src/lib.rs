@@ -5,6 +5,7 @@
 pub mod errors;
 pub mod files;
 pub mod wire;
+pub mod xml;
 
 pub mod config;
 pub mod tls;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::xml::XmlError;
+use crate::xml::XmlError;
 
 pub type Result<T, E = HypervisorError> = std::result::Result<T, E>;
 

@@ -1,134 +1,11 @@
-//! Reads the XML that libvirt gives, writes the XML that it takes. No I/O.
+//! What the agent needs of libvirt's XML documents, as plain values. No I/O.
 //!
-//! libvirt passes on what others wrote into it, so size, depth and element count are bounded.
-//! Unknown elements and attributes are skipped: libvirt adds some with every release.
+//! libvirt passes on what others wrote into it; [`crate::xml`] bounds what is read. Unknown elements
+//! and attributes are skipped: libvirt adds some with every release.
 
-use quick_xml::escape::{escape, resolve_predefined_entity};
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::{Reader, XmlVersion};
-use thiserror::Error;
 use uuid::Uuid;
 
-/// The capabilities of a large host are some 200 KiB.
-const MAX_BYTES: usize = 8 * 1024 * 1024;
-const MAX_DEPTH: usize = 64;
-const MAX_ELEMENTS: usize = 200_000;
-
-#[derive(Debug, Error)]
-pub enum XmlError {
-    #[error("The XML is not well formed")]
-    Malformed(#[from] quick_xml::Error),
-    #[error("The XML is larger, deeper or has more elements than any real one")]
-    TooLarge,
-    #[error("The XML ends early or has no root element")]
-    Truncated,
-    #[error("The root element is <{found}>, not <{wanted}>")]
-    WrongRoot { wanted: &'static str, found: String },
-}
-
-/// An element with everything in it. Text is that of the element alone, trimmed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Element {
-    pub name: String,
-    attributes: Vec<(String, String)>,
-    pub children: Vec<Element>,
-    pub text: String,
-}
-
-impl Element {
-    pub fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Element> {
-        self.children.iter().filter(move |child| child.name == name)
-    }
-
-    /// The first element along a path such as `target/path`.
-    pub fn at(&self, path: &str) -> Option<&Element> {
-        path.split('/').try_fold(self, |element, name| element.children.iter().find(|c| c.name == name))
-    }
-
-    /// Text along a path; `None` if empty.
-    pub fn text_at(&self, path: &str) -> Option<String> {
-        self.at(path).map(|element| element.text.clone()).filter(|text| !text.is_empty())
-    }
-
-    pub fn attribute_at(&self, path: &str, name: &str) -> Option<String> {
-        self.at(path)?.attribute(name).map(str::to_owned)
-    }
-}
-
-/// Reads a document into its root element.
-pub fn parse(text: &str) -> Result<Element, XmlError> {
-    if text.len() > MAX_BYTES {
-        return Err(XmlError::TooLarge);
-    }
-    let mut reader = Reader::from_str(text);
-    let mut open: Vec<Element> = Vec::new();
-    let mut elements = 0;
-    loop {
-        let closed = match reader.read_event()? {
-            Event::Start(start) => {
-                elements += 1;
-                if open.len() >= MAX_DEPTH || elements > MAX_ELEMENTS {
-                    return Err(XmlError::TooLarge);
-                }
-                open.push(element(&start)?);
-                None
-            }
-            Event::Empty(start) => {
-                elements += 1;
-                if elements > MAX_ELEMENTS {
-                    return Err(XmlError::TooLarge);
-                }
-                Some(element(&start)?)
-            }
-            Event::End(_) => open.pop(),
-            Event::Text(piece) => {
-                append(&mut open, &piece.xml10_content());
-                None
-            }
-            Event::CData(piece) => {
-                append(&mut open, &piece.xml10_content());
-                None
-            }
-            Event::GeneralRef(reference) => {
-                match reference.resolve_char_ref()? {
-                    Some(character) => append(&mut open, character.encode_utf8(&mut [0; 4])),
-                    None => append(&mut open, resolve_predefined_entity(&reference).unwrap_or_default()),
-                }
-                None
-            }
-            Event::Eof => return Err(XmlError::Truncated),
-            Event::Comment(_) | Event::Decl(_) | Event::PI(_) | Event::DocType(_) => None,
-        };
-        if let Some(mut done) = closed {
-            done.text = done.text.trim().to_owned();
-            match open.last_mut() {
-                Some(parent) => parent.children.push(done),
-                None => return Ok(done),
-            }
-        }
-    }
-}
-
-fn element(start: &BytesStart<'_>) -> Result<Element, XmlError> {
-    let mut attributes = Vec::new();
-    for attribute in start.attributes() {
-        let attribute = attribute.map_err(quick_xml::Error::from)?;
-        let value = attribute.normalized_value(XmlVersion::Implicit1_0)?;
-        attributes.push((attribute.key.as_ref().to_owned(), value.into_owned()));
-    }
-    let name = start.name().as_ref().to_owned();
-    Ok(Element { name, attributes, ..Element::default() })
-}
-
-fn append(open: &mut [Element], text: &str) {
-    if let Some(element) = open.last_mut() {
-        element.text.push_str(text);
-    }
-}
+use crate::xml::{Element, XmlError, parse};
 
 fn rooted(text: &str, wanted: &'static str) -> Result<Element, XmlError> {
     let root = parse(text)?;
@@ -255,10 +132,13 @@ pub fn pool(text: &str) -> Result<PoolDescription, XmlError> {
 
 /// A pool over a directory, named by its id.
 pub fn dir_pool(uuid: Uuid, path: &str) -> String {
-    format!(
-        "<pool type='dir'><name>{uuid}</name><uuid>{uuid}</uuid><target><path>{}</path></target></pool>",
-        escape(path)
-    )
+    let id = uuid.to_string();
+    Element::new("pool")
+        .with("type", "dir")
+        .child(Element::new("name").content(&id))
+        .child(Element::new("uuid").content(&id))
+        .child(Element::new("target").child(Element::new("path").content(path)))
+        .to_string()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::xml::{MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS};
 
 const CAPABILITIES: &str = r#"<?xml version="1.0"?>
 <capabilities>
