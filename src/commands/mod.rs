@@ -9,6 +9,7 @@ pub mod fault;
 pub mod registry;
 pub mod secret;
 pub mod table;
+pub mod to;
 
 pub mod agent;
 pub mod certificate;
