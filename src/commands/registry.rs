@@ -3,6 +3,7 @@
 //! A handler file implements [`Command`] for its wire struct; the table names it once. From that
 //! line follow decoding, dispatch, `agent commands`, the compatibility table and metric labels.
 
+use super::claims::Claims;
 use super::ctx::Ctx;
 use super::fault::Fault;
 use crate::wire::{Element, classes, envelope, gson};
@@ -26,28 +27,14 @@ pub trait Command: DeserializeOwned + Send + 'static {
     /// Fully qualified class of the answer, also when the command fails.
     const ANSWER: &'static str = PLAIN_ANSWER;
 
-    /// What no other command may use meanwhile. Commands with equal keys run in order of arrival.
-    fn exclusive(&self) -> Option<Key> {
-        None
+    /// What must not be touched, or not be changed, by others meanwhile. Commands whose claims conflict
+    /// run in order of arrival.
+    fn claims(&self) -> Claims {
+        Claims::none()
     }
 
     /// Does the work. An error becomes an answer with `result=false` and one line of details.
     fn handle(self, ctx: Ctx) -> impl Future<Output = Result<Reply<Self::Answer>, Fault>> + Send;
-}
-
-/// A thing that commands must not touch at the same time.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
-    /// A guest, by its internal name (`i-2-10-VM`).
-    Guest(String),
-    /// A volume, by its path.
-    Volume(String),
-    /// A storage pool, by its uuid.
-    Pool(String),
-    /// Key and certificate files of this host.
-    Certificate,
-    /// The list of management servers and other agent settings.
-    Settings,
 }
 
 /// No fields of its own.
@@ -154,7 +141,7 @@ impl Entry {
 
 /// A decoded command, ready to run once.
 pub trait Call: Send {
-    fn exclusive(&self) -> Option<Key>;
+    fn claims(&self) -> Claims;
     fn run(self: Box<Self>, ctx: Ctx) -> Pin<Box<dyn Future<Output = Answer> + Send>>;
 }
 
@@ -219,8 +206,8 @@ struct AnswerFields<'a, A> {
 struct Typed<C>(C);
 
 impl<C: Command> Call for Typed<C> {
-    fn exclusive(&self) -> Option<Key> {
-        self.0.exclusive()
+    fn claims(&self) -> Claims {
+        self.0.claims()
     }
 
     fn run(self: Box<Self>, ctx: Ctx) -> Pin<Box<dyn Future<Output = Answer> + Send>> {

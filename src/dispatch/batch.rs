@@ -3,9 +3,8 @@
 
 use super::stats::{Outcome, Stats};
 use crate::commands::registry::{PLAIN_ANSWER, display_name};
-use crate::commands::{Answer, Call, Ctx, Fault, Key, Lane, Services, SessionLink, table};
+use crate::commands::{Answer, Call, Claims, Ctx, Fault, Lane, Services, SessionLink, table};
 use crate::wire::{CommandTail, Element, Flags, Header};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,15 +56,12 @@ impl Batch {
         self.header
     }
 
-    /// Union of what the commands need exclusively.
-    pub fn keys(&self) -> BTreeSet<Key> {
-        self.planned
-            .iter()
-            .filter_map(|planned| match &planned.step {
-                Step::Run { call, .. } => call.exclusive(),
-                Step::Unreadable { .. } | Step::Unsupported => None,
-            })
-            .collect()
+    /// What the commands together need to themselves or unchanged.
+    pub fn claims(&self) -> Claims {
+        self.planned.iter().fold(Claims::none(), |claims, planned| match &planned.step {
+            Step::Run { call, .. } => claims.and(call.claims()),
+            Step::Unreadable { .. } | Step::Unsupported => claims,
+        })
     }
 
     /// The pool lane as soon as one command needs it.
@@ -207,8 +203,8 @@ mod tests {
     }
 
     impl Call for Faulty {
-        fn exclusive(&self) -> Option<Key> {
-            None
+        fn claims(&self) -> Claims {
+            Claims::none()
         }
 
         fn run(self: Box<Self>, _: Ctx) -> Pin<Box<dyn Future<Output = Answer> + Send>> {

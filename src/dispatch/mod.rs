@@ -119,7 +119,7 @@ impl Runner {
         let batch = Batch::decode(request.header, request.elements);
         let id = self.next_id;
         self.next_id += 1;
-        let verdict = self.admission.submit(id, batch.lane(), batch.keys());
+        let verdict = self.admission.submit(id, batch.lane(), batch.claims());
         let parked = Parked { batch, answers, session };
         match verdict {
             Verdict::Start => self.start(id, parked),

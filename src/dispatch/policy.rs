@@ -7,16 +7,16 @@
 //!     └────────────────────▶ Running ┘      refused: the waiting line is full
 //! ```
 //!
-//! 1. Batches that share a key (same guest, same volume ...) run in order of arrival, one at a time.
+//! 1. Batches whose claims conflict (same guest, same volume ...) run in order of arrival, one at a time.
 //! 2. At most `capacity` batches of the pool lane run at once; an inline batch never waits for them.
-//! 3. A batch waits only for earlier batches that share a key with it, and for capacity.
+//! 3. A batch waits only for earlier batches that it conflicts with, and for capacity.
 //! 4. The waiting line is bounded. What does not fit is refused at once, never dropped silently.
 //!
 //! The server serialises its in-sequence requests itself: it sends the next one only after the
 //! answer to the previous one, so that flag needs no rule here beyond being echoed.
 
-use crate::commands::{Key, Lane};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use crate::commands::{Claims, Lane};
+use std::collections::{BTreeMap, VecDeque};
 
 /// Identifies a batch within the process.
 pub type BatchId = u64;
@@ -36,7 +36,7 @@ pub enum Verdict {
 struct Batch {
     id: BatchId,
     lane: Lane,
-    keys: BTreeSet<Key>,
+    claims: Claims,
 }
 
 /// The admission state of all batches of the process.
@@ -44,7 +44,7 @@ struct Batch {
 pub struct Admission {
     capacity: usize,
     longest_line: usize,
-    running: BTreeMap<BatchId, (Lane, BTreeSet<Key>)>,
+    running: BTreeMap<BatchId, (Lane, Claims)>,
     waiting: VecDeque<Batch>,
 }
 
@@ -53,10 +53,10 @@ impl Admission {
         Admission { capacity, longest_line, running: BTreeMap::new(), waiting: VecDeque::new() }
     }
 
-    pub fn submit(&mut self, id: BatchId, lane: Lane, keys: BTreeSet<Key>) -> Verdict {
-        let batch = Batch { id, lane, keys };
+    pub fn submit(&mut self, id: BatchId, lane: Lane, claims: Claims) -> Verdict {
+        let batch = Batch { id, lane, claims };
         if self.admissible(&batch, self.waiting.len()) {
-            self.running.insert(batch.id, (batch.lane, batch.keys));
+            self.running.insert(batch.id, (batch.lane, batch.claims));
             return Verdict::Start;
         }
         if self.waiting.len() >= self.longest_line {
@@ -75,7 +75,7 @@ impl Admission {
             if self.admissible(batch, at) {
                 if let Some(batch) = self.waiting.remove(at) {
                     started.push(batch.id);
-                    self.running.insert(batch.id, (batch.lane, batch.keys));
+                    self.running.insert(batch.id, (batch.lane, batch.claims));
                 }
             } else {
                 at += 1;
@@ -97,18 +97,33 @@ impl Admission {
                 self.running.values().filter(|(lane, _)| *lane == Lane::Pool).count() < self.capacity
             }
         };
-        room && self.running.values().all(|(_, keys)| keys.is_disjoint(&batch.keys))
-            && self.waiting.iter().take(earlier).all(|other| other.keys.is_disjoint(&batch.keys))
+        room && self.running.values().all(|(_, claims)| claims.compatible(&batch.claims))
+            && self.waiting.iter().take(earlier).all(|other| other.claims.compatible(&batch.claims))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::Key;
     use proptest::prelude::*;
 
-    fn guests(names: &[&str]) -> BTreeSet<Key> {
-        names.iter().map(|name| Key::Guest((*name).into())).collect()
+    fn guests(names: &[&str]) -> Claims {
+        names.iter().fold(Claims::none(), |claims, name| claims.exclusive(Key::Guest((*name).into())))
+    }
+
+    #[test]
+    fn clones_of_one_template_run_at_once_and_its_removal_waits() {
+        let template = || Key::Volume { pool: "p".into(), name: "t".into() };
+        let mut admission = Admission::new(8, 8);
+        assert_eq!(admission.submit(1, Lane::Pool, Claims::none().shared(template())), Verdict::Start);
+        assert_eq!(admission.submit(2, Lane::Pool, Claims::none().shared(template())), Verdict::Start);
+        assert_eq!(admission.submit(3, Lane::Pool, template().into()), Verdict::Wait);
+        // Came after the removal: must find the template gone, not slip in before.
+        assert_eq!(admission.submit(4, Lane::Pool, Claims::none().shared(template())), Verdict::Wait);
+        assert_eq!(admission.finish(1), [] as [BatchId; 0]);
+        assert_eq!(admission.finish(2), [3]);
+        assert_eq!(admission.finish(3), [4]);
     }
 
     #[test]
@@ -143,7 +158,7 @@ mod tests {
             arrivals in proptest::collection::vec((0u8..4, any::<bool>(), any::<u8>()), 1..60),
         ) {
             let mut admission = Admission::new(3, 1000);
-            let mut batches: BTreeMap<BatchId, (Lane, BTreeSet<Key>)> = BTreeMap::new();
+            let mut batches: BTreeMap<BatchId, (Lane, Claims)> = BTreeMap::new();
             let mut running: Vec<BatchId> = Vec::new();
             let mut started: Vec<BatchId> = Vec::new();
             for (id, (guest, inline, pick)) in arrivals.iter().enumerate() {
@@ -163,7 +178,7 @@ mod tests {
                 }
                 for (n, a) in running.iter().enumerate() {
                     for b in &running[n + 1..] {
-                        prop_assert!(batches[a].1.is_disjoint(&batches[b].1));
+                        prop_assert!(batches[a].1.compatible(&batches[b].1));
                     }
                 }
                 prop_assert!(running.iter().filter(|id| batches[id].0 == Lane::Pool).count() <= 3);

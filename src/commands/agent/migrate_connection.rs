@@ -4,7 +4,7 @@
 //! The answer goes out on the old connection; the session moves shortly after.
 
 use super::ready;
-use crate::commands::{Command, Ctx, Fault, Key, NoFields, Reply, ServerList, SessionRequest};
+use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply, ServerList, SessionRequest};
 use crate::wire::lenient;
 
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -25,8 +25,8 @@ impl Command for MigrateAgentConnectionCommand {
     type Answer = NoFields;
     const ANSWER: &'static str = "com.cloud.agent.api.MigrateAgentConnectionAnswer";
 
-    fn exclusive(&self) -> Option<Key> {
-        Some(Key::Settings)
+    fn claims(&self) -> Claims {
+        Key::Settings.into()
     }
 
     async fn handle(self, ctx: Ctx) -> Result<Reply<NoFields>, Fault> {

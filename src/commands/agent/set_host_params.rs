@@ -3,7 +3,7 @@
 //! Sent at each registration and whenever one of them changes. Parameters that mean nothing to this
 //! agent are passed over, so that newer servers can send more.
 
-use crate::commands::{Command, Ctx, Fault, Key, NoFields, Reply};
+use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply};
 use crate::config::Change;
 use crate::wire::lenient;
 use std::collections::BTreeMap;
@@ -41,8 +41,8 @@ impl SetHostParamsCommand {
 impl Command for SetHostParamsCommand {
     type Answer = NoFields;
 
-    fn exclusive(&self) -> Option<Key> {
-        Some(Key::Settings)
+    fn claims(&self) -> Claims {
+        Key::Settings.into()
     }
 
     async fn handle(self, ctx: Ctx) -> Result<Reply<NoFields>, Fault> {

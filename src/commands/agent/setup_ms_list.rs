@@ -4,7 +4,7 @@
 //! is the session's business.
 
 use super::ready;
-use crate::commands::{Command, Ctx, Fault, Key, NoFields, Reply, ServerList, SessionRequest};
+use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply, ServerList, SessionRequest};
 use crate::wire::lenient;
 
 #[derive(Debug, Clone, serde::Deserialize)]
@@ -29,8 +29,8 @@ impl Command for SetupMsListCommand {
     type Answer = NoFields;
     const ANSWER: &'static str = "org.apache.cloudstack.agent.lb.SetupMSListAnswer";
 
-    fn exclusive(&self) -> Option<Key> {
-        Some(Key::Settings)
+    fn claims(&self) -> Claims {
+        Key::Settings.into()
     }
 
     async fn handle(self, ctx: Ctx) -> Result<Reply<NoFields>, Fault> {

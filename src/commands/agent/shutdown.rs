@@ -5,7 +5,7 @@
 //! the session; here `removeHost` blanks the placement, as the reference agent does.
 
 use crate::commands::fault::fault_from;
-use crate::commands::{Command, Ctx, Fault, Key, NoFields, Reply};
+use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply};
 use crate::config::{Change, ConfigError};
 use crate::wire::{Element, Sent, lenient};
 
@@ -28,8 +28,8 @@ pub struct ShutdownCommand {
 impl Command for ShutdownCommand {
     type Answer = NoFields;
 
-    fn exclusive(&self) -> Option<Key> {
-        Some(Key::Settings)
+    fn claims(&self) -> Claims {
+        Key::Settings.into()
     }
 
     async fn handle(self, ctx: Ctx) -> Result<Reply<NoFields>, Fault> {

@@ -4,7 +4,7 @@
 //! Not sent by servers so far; the reference agent runs it itself and restarts libvirtd. Here
 //! libvirtd is told to read its files again, which no guest and no migration notices.
 
-use crate::commands::{Command, Ctx, Fault, Key, NoFields, Reply};
+use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply};
 use crate::host::exec::{Program, find_program};
 use std::path::Path;
 use std::time::Duration;
@@ -18,8 +18,8 @@ impl Command for PostCertificateRenewalCommand {
     type Answer = NoFields;
     const ANSWER: &'static str = "org.apache.cloudstack.ca.SetupCertificateAnswer";
 
-    fn exclusive(&self) -> Option<Key> {
-        Some(Key::Certificate)
+    fn claims(&self) -> Claims {
+        Key::Certificate.into()
     }
 
     async fn handle(self, ctx: Ctx) -> Result<Reply<NoFields>, Fault> {

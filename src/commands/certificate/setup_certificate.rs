@@ -4,7 +4,7 @@
 //! old certificate until nothing is in progress; then the session connects anew.
 
 use super::{Recipient, blocking};
-use crate::commands::{Command, Ctx, Fault, Key, NoFields, Reply, SessionRequest, secret};
+use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply, SessionRequest, secret};
 use crate::config::Secret;
 use crate::tls::provision::{self, ProvisionError};
 use crate::wire::lenient;
@@ -28,8 +28,8 @@ impl Command for SetupCertificateCommand {
     type Answer = NoFields;
     const ANSWER: &'static str = "org.apache.cloudstack.ca.SetupCertificateAnswer";
 
-    fn exclusive(&self) -> Option<Key> {
-        Some(Key::Certificate)
+    fn claims(&self) -> Claims {
+        Key::Certificate.into()
     }
 
     async fn handle(self, ctx: Ctx) -> Result<Reply<NoFields>, Fault> {

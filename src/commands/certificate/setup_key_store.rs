@@ -3,7 +3,7 @@
 //! The key in use stays until the certificate is there, see [`crate::tls::provision`].
 
 use super::{Recipient, blocking};
-use crate::commands::{Command, Ctx, Fault, Key, Reply, secret};
+use crate::commands::{Claims, Command, Ctx, Fault, Key, Reply, secret};
 use crate::config::{Change, Secret};
 use crate::host::exec::{Program, find_program};
 use crate::host::os;
@@ -38,8 +38,8 @@ impl Command for SetupKeyStoreCommand {
     type Answer = SetupKeystoreAnswer;
     const ANSWER: &'static str = "org.apache.cloudstack.ca.SetupKeystoreAnswer";
 
-    fn exclusive(&self) -> Option<Key> {
-        Some(Key::Certificate)
+    fn claims(&self) -> Claims {
+        Key::Certificate.into()
     }
 
     async fn handle(self, ctx: Ctx) -> Result<Reply<SetupKeystoreAnswer>, Fault> {

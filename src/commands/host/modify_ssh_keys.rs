@@ -1,7 +1,7 @@
 //! `com.cloud.agent.api.ModifySshKeysCommand`: the key pair by which this host reaches system VMs.
 //! Sent twice at each registration. The private key is never logged or shown.
 
-use crate::commands::{Command, Ctx, Fault, Key, NoFields, Reply, secret};
+use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply, secret};
 use crate::config::Secret;
 use crate::files::{Permissions, write_atomically};
 use crate::wire::lenient;
@@ -27,8 +27,8 @@ impl Command for ModifySshKeysCommand {
     type Answer = NoFields;
 
     /// The two commands of a registration carry the same keys; written one after the other.
-    fn exclusive(&self) -> Option<Key> {
-        Some(Key::Settings)
+    fn claims(&self) -> Claims {
+        Key::Settings.into()
     }
 
     async fn handle(self, ctx: Ctx) -> Result<Reply<NoFields>, Fault> {
