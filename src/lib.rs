@@ -4,6 +4,7 @@
 
 pub mod errors;
 pub mod files;
+pub mod journal;
 pub mod wire;
 pub mod xml;
 
