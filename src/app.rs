@@ -10,6 +10,8 @@ use crate::errors::chain;
 use crate::host::inventory::ConstantFacts;
 use crate::host::samples::Samples;
 use crate::hypervisor::Hypervisor;
+use crate::journal::Journal;
+use crate::recovery::Recovery;
 use crate::service::exit;
 use crate::service::logging::LogHandle;
 use crate::service::memory;
@@ -48,6 +50,8 @@ pub struct RunOptions {
     pub config: PathBuf,
     /// Directory for socket, lock and snapshot.
     pub runtime_dir: PathBuf,
+    /// Directory of what must survive a restart.
+    pub state_dir: PathBuf,
     /// The log, already set up.
     pub log: LogHandle,
     /// A level or `target=level,...`; applied again at a reload.
@@ -156,10 +160,14 @@ async fn agent(
     };
     let hypervisor = Hypervisor::spawn(&first.hypervisor_uri);
     let constants = ConstantFacts::collect(&facts::settings(&first));
+    let recovery = Recovery { hypervisor: hypervisor.clone() };
+    let journal = Journal::open(&options.state_dir.join("journal"), Box::new(recovery));
+    tokio::spawn(recover(journal.clone(), hypervisor.clone()));
     let (identity, known_identity) = watch::channel(None);
     let services = Arc::new(Services {
         config: config.clone(),
         hypervisor: hypervisor.clone(),
+        journal,
         samples: Samples::spawn(),
         capabilities: constants.capabilities.clone(),
         identity: known_identity,
@@ -185,6 +193,12 @@ async fn agent(
         tokio::spawn(pulse::feed(pulses, every, || Notifier::default().watchdog()));
     }
     session_pulse.watch(supervisor.run()).await;
+}
+
+/// Deals with the unfinished work of an earlier run as soon as there is a hypervisor to do it on.
+async fn recover(journal: Journal, hypervisor: Hypervisor) {
+    hypervisor.connected().await;
+    journal.recover().await;
 }
 
 /// The first configuration that can be read at all: it names the hypervisor.

@@ -14,6 +14,8 @@ pub mod tls;
 pub mod host;
 pub mod hypervisor;
 
+pub mod recovery;
+
 pub mod commands;
 pub mod dispatch;
 pub mod session;

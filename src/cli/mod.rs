@@ -32,6 +32,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/cloudstack/agent/agent.properties";
 
 /// Where socket, lock and snapshot are when nothing else is said.
 pub const DEFAULT_RUNTIME_DIR: &str = "/run/cloudstack-agent";
+/// Of systemd's StateDirectory.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/cloudstack-agent";
 
 /// KVM node agent for Apache CloudStack
 #[derive(Debug, Parser)]
@@ -90,6 +92,9 @@ struct Paths {
 struct RunArgs {
     #[command(flatten)]
     paths: Paths,
+    /// Directory of what must survive a restart: the journal of unfinished work
+    #[arg(long, value_name = "DIR", env = "AGENT_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
+    state_dir: PathBuf,
     /// Where log lines go
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Auto)]
     log_format: LogFormat,
@@ -207,6 +212,7 @@ fn run(args: RunArgs) -> ExitCode {
         Ok(log) => app::run(RunOptions {
             config: args.paths.config,
             runtime_dir: args.paths.runtime_dir,
+            state_dir: args.state_dir,
             log,
             log_level: args.log_level,
         }),

@@ -3,6 +3,7 @@
 use crate::config::{Config, ConfigStore, FileState};
 use crate::host::{capabilities::Capabilities, samples::Samples};
 use crate::hypervisor::Hypervisor;
+use crate::journal::Journal;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use super::fault::Fault;
 pub struct Services {
     pub config: ConfigStore,
     pub hypervisor: Hypervisor,
+    /// Work in steps goes through it.
+    pub journal: Journal,
     pub samples: Samples,
     pub capabilities: Capabilities,
     /// What this host told the server about itself last; `None` before the first registration.

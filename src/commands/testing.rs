@@ -5,6 +5,9 @@ use super::{Ctx, Identity, Services, SessionLink, SessionRequest, table};
 use crate::config::{Config, ConfigStore, FileState};
 use crate::host::{capabilities::Capabilities, samples::Samples};
 use crate::hypervisor::Hypervisor;
+use crate::journal::Journal;
+use crate::journal::faults::Faults;
+use crate::recovery::Recovery;
 use crate::wire::Element;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -54,6 +57,10 @@ impl Bench {
     }
 
     fn start(lines: &str, uri: impl FnOnce(&Path) -> String) -> Bench {
+        Bench::start_with_faults(lines, uri, Faults::default())
+    }
+
+    fn start_with_faults(lines: &str, uri: impl FnOnce(&Path) -> String, faults: Faults) -> Bench {
         let directory = tempfile::tempdir().unwrap();
         let properties = directory.path().join("agent.properties");
         std::fs::write(&properties, format!("guid=g-1\nhost=127.0.0.1\nzone=1\n{lines}")).unwrap();
@@ -61,9 +68,13 @@ impl Bench {
             Identity { hostname: "vm".into(), private_ip: Some("10.99.0.2".into()), arch: "x86_64".into() };
         let (_identity, identity) = watch::channel(Some(known));
         let (sender, requests) = mpsc::channel(16);
+        let hypervisor = Hypervisor::spawn(&uri(directory.path()));
+        let recovery = Recovery { hypervisor: hypervisor.clone() };
+        let journal = Journal::with_faults(&directory.path().join("journal"), Box::new(recovery), faults);
         let services = Services {
             config: ConfigStore::spawn(properties),
-            hypervisor: Hypervisor::spawn(&uri(directory.path())),
+            hypervisor,
+            journal,
             samples: Samples::spawn(),
             capabilities: Capabilities::spawn(directory.path().join("uefi.properties")),
             identity,

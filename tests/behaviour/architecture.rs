@@ -9,14 +9,16 @@ use std::path::Path;
 const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("errors", &[]),
     ("files", &[]),
+    ("journal", &["errors"]),
     ("wire", &[]),
     ("config", &["files"]),
     ("tls", &["files", "wire"]),
     ("xml", &[]),
     ("hypervisor", &["errors", "xml"]),
     ("host", &["hypervisor"]),
+    ("recovery", &["errors", "hypervisor", "journal"]),
     // `status` for the one constant that names the version spoken on the wire.
-    ("commands", &["config", "errors", "files", "host", "hypervisor", "status", "tls", "wire"]),
+    ("commands", &["config", "errors", "files", "host", "hypervisor", "journal", "status", "tls", "wire"]),
     ("dispatch", &["commands", "config", "service", "wire"]),
     (
         "session",
@@ -46,6 +48,8 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "errors",
             "host",
             "hypervisor",
+            "journal",
+            "recovery",
             "service",
             "session",
             "status",

@@ -171,6 +171,7 @@ impl Node {
         program.arg(subcommand).arg("--config").arg(self.config_file());
         program.arg("--runtime-dir").arg(self.runtime_dir());
         program
+            .env("AGENT_STATE_DIR", self.path("state"))
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
             .stdin(Stdio::null())

@@ -11,6 +11,8 @@ use cloudstack_agent::dispatch::Dispatcher;
 use cloudstack_agent::host::inventory::ConstantFacts;
 use cloudstack_agent::host::samples::Samples;
 use cloudstack_agent::hypervisor::Hypervisor;
+use cloudstack_agent::journal::Journal;
+use cloudstack_agent::recovery::Recovery;
 use cloudstack_agent::service::logging::{self, LogFormat};
 use cloudstack_agent::service::pulse::Pulse;
 use cloudstack_agent::session::backoff::Delays;
@@ -84,9 +86,12 @@ pub async fn run(dir: &Path, scale: f64) -> Result<ExitCode, Failure> {
 /// One agent, wired as the program wires itself.
 fn agent(common: &Common, number: usize, config: ConfigStore, hypervisor: Hypervisor) -> Supervisor {
     let (identity, known_identity) = watch::channel(None);
+    let recovery = Recovery { hypervisor: hypervisor.clone() };
+    let journal = Journal::open(&common.dir.join(format!("run/journal-{number}")), Box::new(recovery));
     let services = Arc::new(Services {
         config: config.clone(),
         hypervisor: hypervisor.clone(),
+        journal,
         samples: Samples::spawn(),
         capabilities: common.constants.capabilities.clone(),
         identity: known_identity,

@@ -102,12 +102,15 @@ impl Place {
     pub fn start(&self, host: &Host) -> Result<Child, Failure> {
         let config = host.dir.join("agent.properties");
         let run = host.dir.join("run");
-        let arguments: [&OsStr; 7] = [
+        let state = host.dir.join("state");
+        let arguments: [&OsStr; 9] = [
             "run".as_ref(),
             "--config".as_ref(),
             config.as_ref(),
             "--runtime-dir".as_ref(),
             run.as_ref(),
+            "--state-dir".as_ref(),
+            state.as_ref(),
             "--log-format".as_ref(),
             "text".as_ref(),
         ];
