@@ -11,6 +11,7 @@ use crate::host::inventory::ConstantFacts;
 use crate::host::samples::Samples;
 use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
+use crate::orphans::touched::Touched;
 use crate::recovery::Recovery;
 use crate::service::exit;
 use crate::service::logging::LogHandle;
@@ -168,6 +169,7 @@ async fn agent(
         config: config.clone(),
         hypervisor: hypervisor.clone(),
         journal,
+        touched: Touched::spawn(&options.runtime_dir),
         samples: Samples::spawn(),
         capabilities: constants.capabilities.clone(),
         identity: known_identity,

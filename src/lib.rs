@@ -14,6 +14,7 @@ pub mod tls;
 pub mod host;
 pub mod hypervisor;
 
+pub mod orphans;
 pub mod recovery;
 
 pub mod commands;

@@ -57,6 +57,14 @@ impl Claims {
         self
     }
 
+    /// Names of the guests and files that are claimed.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().filter_map(|key| match key {
+            Key::Guest(name) | Key::Volume { name, .. } => Some(name.as_str()),
+            Key::Pool(_) | Key::Certificate | Key::Settings => None,
+        })
+    }
+
     /// Whether both may hold at the same time.
     pub fn compatible(&self, other: &Claims) -> bool {
         let (few, many) = if self.0.len() <= other.0.len() { (self, other) } else { (other, self) };

@@ -4,6 +4,7 @@ use crate::config::{Config, ConfigStore, FileState};
 use crate::host::{capabilities::Capabilities, samples::Samples};
 use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
+use crate::orphans::touched::Touched;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub struct Services {
     pub hypervisor: Hypervisor,
     /// Work in steps goes through it.
     pub journal: Journal,
+    /// Names that requests were about; handlers add those that they make up.
+    pub touched: Touched,
     pub samples: Samples,
     pub capabilities: Capabilities,
     /// What this host told the server about itself last; `None` before the first registration.

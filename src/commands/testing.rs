@@ -7,6 +7,7 @@ use crate::host::{capabilities::Capabilities, samples::Samples};
 use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
 use crate::journal::faults::Faults;
+use crate::orphans::touched::Touched;
 use crate::recovery::Recovery;
 use crate::wire::Element;
 use serde_json::Value;
@@ -75,6 +76,7 @@ impl Bench {
             config: ConfigStore::spawn(properties),
             hypervisor,
             journal,
+            touched: Touched::spawn(directory.path()),
             samples: Samples::spawn(),
             capabilities: Capabilities::spawn(directory.path().join("uefi.properties")),
             identity,

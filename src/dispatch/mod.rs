@@ -119,7 +119,11 @@ impl Runner {
         let batch = Batch::decode(request.header, request.elements);
         let id = self.next_id;
         self.next_id += 1;
-        let verdict = self.admission.submit(id, batch.lane(), batch.claims());
+        let claims = batch.claims();
+        for name in claims.names() {
+            self.services.touched.note(name);
+        }
+        let verdict = self.admission.submit(id, batch.lane(), claims);
         let parked = Parked { batch, answers, session };
         match verdict {
             Verdict::Start => self.start(id, parked),

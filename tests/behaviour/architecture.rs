@@ -16,6 +16,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("xml", &[]),
     ("hypervisor", &["errors", "xml"]),
     ("host", &["hypervisor"]),
+    ("orphans", &[]),
     ("recovery", &["errors", "hypervisor", "journal"]),
     // `status` for the one constant that names the version spoken on the wire.
     ("commands", &["config", "errors", "files", "host", "hypervisor", "journal", "status", "tls", "wire"]),
@@ -49,6 +50,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "host",
             "hypervisor",
             "journal",
+            "orphans",
             "recovery",
             "service",
             "session",

@@ -12,6 +12,7 @@ use cloudstack_agent::host::inventory::ConstantFacts;
 use cloudstack_agent::host::samples::Samples;
 use cloudstack_agent::hypervisor::Hypervisor;
 use cloudstack_agent::journal::Journal;
+use cloudstack_agent::orphans::touched::Touched;
 use cloudstack_agent::recovery::Recovery;
 use cloudstack_agent::service::logging::{self, LogFormat};
 use cloudstack_agent::service::pulse::Pulse;
@@ -92,6 +93,7 @@ fn agent(common: &Common, number: usize, config: ConfigStore, hypervisor: Hyperv
         config: config.clone(),
         hypervisor: hypervisor.clone(),
         journal,
+        touched: Touched::spawn(&common.dir.join("run")),
         samples: Samples::spawn(),
         capabilities: common.constants.capabilities.clone(),
         identity: known_identity,

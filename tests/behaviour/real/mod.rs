@@ -14,6 +14,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod cage;
+pub mod edge;
 pub mod guest;
 pub mod host;
 

@@ -1,0 +1,294 @@
+//! What a management server of an edge zone (local storage, no secondary storage) asks of a host, as
+//! 4.19 words it, and the host it asks: a bridge, a template server, a config drive directory.
+// Used by the tests of each command as it comes.
+#![allow(dead_code)]
+
+use super::cage::Cage;
+use super::host::Host;
+use crate::harness::LIMIT;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use uuid::Uuid;
+
+pub const BRIDGE: &str = "cloudbr0";
+const API: &str = "com.cloud.agent.api";
+const STORAGE: &str = "org.apache.cloudstack.storage.command";
+const MIB: u64 = 1 << 20;
+
+/// A host of an edge zone, registered.
+pub struct Edge<'a> {
+    pub cage: &'a Cage,
+    pub host: Host,
+}
+
+/// A volume as the server knows it.
+#[derive(Debug, Clone)]
+pub struct Volume {
+    pub uuid: String,
+    pub kind: &'static str,
+    pub device: i64,
+    pub size: u64,
+}
+
+impl<'a> Edge<'a> {
+    pub async fn up(cage: &'a Cage) -> Edge<'a> {
+        Edge::with(cage, &[]).await
+    }
+
+    /// With more lines in agent.properties.
+    pub async fn with(cage: &'a Cage, properties: &[(&str, &str)]) -> Edge<'a> {
+        let mut host = Host::new(cage).await;
+        host.node.set("hypervisor.type", "qemu");
+        host.node.set("host.cache.location", host.node.path("cache").to_str().unwrap());
+        let temporary = host.node.path("temporary");
+        std::fs::create_dir(&temporary).unwrap();
+        host.node.set("direct.download.temporary.download.location", temporary.to_str().unwrap());
+        for (key, value) in properties {
+            host.node.set(key, value);
+        }
+        // Shared by all tests of this cage.
+        let _ = cage.run(&["ip", "link", "add", BRIDGE, "type", "bridge"]).await;
+        cage.run(&["ip", "link", "set", BRIDGE, "up"]).await.unwrap();
+        host.register().await;
+        Edge { cage, host }
+    }
+
+    /// The local pool's directory.
+    pub fn pool_dir(&self) -> PathBuf {
+        self.host.node.path("pool")
+    }
+
+    pub fn pool_id(&self) -> String {
+        self.host.pool.to_string()
+    }
+
+    /// Names in the pool, directories left out.
+    pub fn pool_files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.pool_dir()).unwrap().map(Result::unwrap);
+        let files = entries.filter(|entry| entry.file_type().unwrap().is_file());
+        let mut names: Vec<String> = files.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    pub fn config_drive(&self, guest: &str) -> PathBuf {
+        self.host.node.path(&format!("cache/config/configdrive/{guest}.iso"))
+    }
+
+    /// `PrimaryDataStoreTO`, not wrapped.
+    pub fn pool(&self) -> Value {
+        json!({"uuid": self.pool_id(), "name": "vm-local", "id": 1, "poolType": "Filesystem", "host": "127.0.0.1",
+            "path": self.pool_dir(), "port": 0, "isManaged": false,
+            "url": format!("Filesystem://127.0.0.1{}/?ROLE=Primary&STOREUUID={}", self.pool_dir().display(), self.host.pool)})
+    }
+
+    pub fn store(&self) -> Value {
+        json!({"org.apache.cloudstack.storage.to.PrimaryDataStoreTO": self.pool()})
+    }
+
+    /// `StorageFilerTO`.
+    pub fn filer(&self) -> Value {
+        json!({"id": 1, "uuid": self.pool_id(), "host": "127.0.0.1", "path": self.pool_dir(), "port": 0, "type": "Filesystem"})
+    }
+
+    /// `TemplateObjectTO` of a downloaded template, wrapped.
+    pub fn template(&self, path: &str) -> Value {
+        json!({"org.apache.cloudstack.storage.to.TemplateObjectTO": {"path": path, "uuid": id(), "id": 202,
+            "format": "QCOW2", "accountId": 1, "hvm": true, "imageDataStore": self.store(), "name": "202-1-x",
+            "size": 64 * MIB, "hypervisorType": "KVM", "directDownload": true, "followRedirects": false}})
+    }
+
+    /// `VolumeObjectTO`, not wrapped.
+    pub fn volume(&self, volume: &Volume, guest: &str) -> Value {
+        json!({"uuid": volume.uuid, "volumeType": volume.kind, "dataStore": self.store(),
+            "name": format!("{}-1", volume.kind), "size": volume.size, "path": volume.uuid, "volumeId": 2,
+            "vmName": guest, "accountId": 1, "format": "QCOW2", "provisioningType": "THIN", "poolId": 1, "id": 2,
+            "deviceId": volume.device, "bytesReadRate": 0, "bytesWriteRate": 0, "iopsReadRate": 0, "iopsWriteRate": 0,
+            "hypervisorType": "KVM", "directDownload": true, "deployAsIs": false, "passphrase": [], "followRedirects": false})
+    }
+
+    pub fn wrapped_volume(&self, volume: &Volume, guest: &str) -> Value {
+        json!({"org.apache.cloudstack.storage.to.VolumeObjectTO": self.volume(volume, guest)})
+    }
+
+    /// `DiskTO`.
+    pub fn disk(&self, volume: &Volume, guest: &str) -> Value {
+        json!({"data": self.wrapped_volume(volume, guest), "diskSeq": volume.device, "path": volume.uuid,
+            "type": volume.kind, "_details": {"storageHost": "127.0.0.1", "managed": "false", "storagePort": "0",
+            "storage.pool.disk.wait": "60", "volumeSize": volume.size.to_string()}})
+    }
+
+    /// `VirtualMachineTO` of a user VM with the given disks, an empty CD-ROM and, if it was made, a
+    /// config drive.
+    pub fn guest(&self, name: &str, uuid: &str, volumes: &[Volume]) -> Value {
+        let mut disks: Vec<Value> = volumes.iter().map(|volume| self.disk(volume, name)).collect();
+        disks.push(
+            json!({"data": {"org.apache.cloudstack.storage.to.TemplateObjectTO": {"id": 0, "format": "ISO",
+            "accountId": 0, "hvm": false}}, "diskSeq": 3, "type": "ISO"}),
+        );
+        let drive = format!("configdrive/{name}.iso");
+        if self.config_drive(name).exists() {
+            disks.push(json!({"data": {"org.apache.cloudstack.storage.to.TemplateObjectTO": {"path": drive, "uuid": uuid,
+                "id": 0, "format": "ISO", "accountId": 0, "hvm": false, "imageDataStore": self.store()}},
+                "diskSeq": 4, "path": drive, "type": "ISO"}));
+        }
+        json!({"id": 7, "name": name, "state": "Starting", "type": "User", "cpus": 1, "minSpeed": 500, "maxSpeed": 500,
+            "minRam": 128 * MIB, "maxRam": 128 * MIB, "arch": "x86_64", "os": "Other Linux (64-bit)",
+            "platformEmulator": "Other Linux", "bootArgs": "", "enableHA": false, "limitCpuUse": false,
+            "enableDynamicallyScaleVm": false, "vncPassword": "secretsecret", "params": {"configDriveLocation": "HOST"},
+            "uuid": uuid, "enterHardwareSetup": false, "disks": disks, "nics": [nic(name, 0)], "vcpuMaxLimit": 1,
+            "configDriveLabel": "config-2", "configDriveLocation": "HOST", "guestOsDetails": {}, "extraConfig": {}})
+    }
+
+    /// Downloads a template that a small server offers; gives its name in the pool.
+    pub async fn download_template(&self) -> String {
+        let url = self.serve_template().await;
+        let answer = self.good("org.apache.cloudstack.agent.directdownload.HttpDirectDownloadCommand", json!({
+            "url": url, "templateId": 202, "destPool": self.pool(), "headers": {}, "connectTimeout": 5000, "soTimeout": 5000,
+            "templateSize": 64 * MIB, "format": "QCOW2", "followRedirects": false, "wait": 10800})).await;
+        answer["installPath"].as_str().unwrap().to_owned()
+    }
+
+    /// Starts a server for one bootable template of 64 MiB; gives its URL.
+    pub async fn serve_template(&self) -> String {
+        let file = self.host.node.path("served.qcow2");
+        self.cage.run(&["qemu-img", "create", "-f", "qcow2", file.to_str().unwrap(), "64M"]).await.unwrap();
+        let image = std::fs::read(file).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = vec![0; 4096];
+                let read = stream.read(&mut request).await.unwrap_or(0);
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    image.len()
+                );
+                let _ = stream.write_all(head.as_bytes()).await;
+                if !request[..read].starts_with(b"HEAD") {
+                    let _ = stream.write_all(&image).await;
+                }
+            }
+        });
+        format!("http://{address}/tiny.qcow2")
+    }
+
+    /// Clones a template to a root volume.
+    pub async fn root_volume(&self, template: &str, guest: &str) -> Volume {
+        let volume = Volume { uuid: id(), kind: "ROOT", device: 0, size: 64 * MIB };
+        let answer = self.good(&format!("{STORAGE}.CopyCommand"), json!({"srcTO": self.template(template),
+            "destTO": self.wrapped_volume(&volume, guest), "executeInSequence": true, "options": {}, "options2": {}, "wait": 10800})).await;
+        let new = &answer["newData"]["org.apache.cloudstack.storage.to.VolumeObjectTO"];
+        assert_eq!((&new["path"], &new["size"]), (&json!(volume.uuid), &json!(volume.size)), "{answer}");
+        volume
+    }
+
+    /// Makes an empty data volume.
+    pub async fn data_volume(&self, guest: &str, device: i64, size: u64) -> Volume {
+        let volume = Volume { uuid: id(), kind: "DATADISK", device, size };
+        self.good(
+            &format!("{STORAGE}.CreateObjectCommand"),
+            json!({"data": self.wrapped_volume(&volume, guest)}),
+        )
+        .await;
+        volume
+    }
+
+    pub async fn make_config_drive(&self, guest: &str, base64: &str) -> Value {
+        self.good(
+            &format!("{API}.HandleConfigDriveIsoCommand"),
+            json!({"isoData": base64,
+            "isoFile": format!("configdrive/{guest}.iso"), "create": true, "destStore": self.store(),
+            "useHostCacheOnUnsupportedPool": true, "preferHostCache": true}),
+        )
+        .await
+    }
+
+    pub async fn start(&self, vm: &Value) -> Value {
+        self.good(
+            &format!("{API}.StartCommand"),
+            json!({"vm": vm, "hostIp": "127.0.0.1", "executeInSequence": false}),
+        )
+        .await
+    }
+
+    /// Stops by force: these guests have no operating system that would listen.
+    pub async fn stop(&self, guest: &str) -> Value {
+        self.good(&format!("{API}.StopCommand"), json!({"isProxy": false, "checkBeforeCleanup": false, "forceStop": true,
+            "vlanToPersistenceMap": {"untagged": true}, "volumesToDisconnect": [], "vmName": guest, "executeInSequence": false})).await
+    }
+
+    pub async fn delete_volume(&self, volume: &Volume, guest: &str) -> Value {
+        self.good(&format!("{STORAGE}.DeleteCommand"), json!({"data": self.wrapped_volume(volume, guest)}))
+            .await
+    }
+
+    /// Evicts a template.
+    pub async fn evict(&self, template: &str) -> Value {
+        self.good(&format!("{API}.storage.DestroyCommand"), json!({"volume": {"id": 1, "mountPoint": self.pool_dir(),
+            "path": template, "size": 200704, "storagePoolType": "Filesystem", "storagePoolUuid": self.pool_id(), "deviceId": 0}})).await
+    }
+
+    pub async fn good(&self, class: &str, fields: Value) -> Value {
+        self.host.good(class, fields).await
+    }
+
+    /// Asserts that the answer is of `answer` and failed; gives its details.
+    pub async fn refused(&self, class: &str, fields: Value, answer: &str) -> String {
+        let (name, fields) = self.host.ask(class, fields).await;
+        assert_eq!((name.as_str(), &fields["result"]), (answer, &json!(false)), "{class}: {fields}");
+        let details = fields["details"].as_str().unwrap_or_default().to_owned();
+        assert!(!details.is_empty() && !details.contains('\n'), "{class}: {fields}");
+        details
+    }
+
+    /// The live XML, or what virsh says instead.
+    pub async fn xml(&self, guest: &str) -> Result<String, String> {
+        self.cage.run(&["virsh", "-q", "-c", "qemu:///system", "dumpxml", guest]).await
+    }
+
+    pub async fn runs(&self, guest: &str) -> bool {
+        let listed = self.cage.virsh(&["list", "--name"]).await;
+        listed.lines().any(|line| line.trim() == guest)
+    }
+
+    /// Waits until `condition` holds.
+    pub async fn until(&self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+        let wait = async {
+            while !condition().await {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    }
+
+    /// Taps of guests on the bridge.
+    pub async fn taps(&self) -> Vec<String> {
+        let links = self.cage.run(&["ip", "-o", "link", "show", "master", BRIDGE]).await.unwrap_or_default();
+        links.lines().filter_map(|line| Some(line.split(": ").nth(1)?.to_owned())).collect()
+    }
+}
+
+/// `NicTO` on the untagged guest network.
+pub fn nic(guest: &str, device: u8) -> Value {
+    let number = guest.bytes().fold(device, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
+    json!({"deviceId": device, "networkRateMbps": 200, "defaultNic": device == 0, "pxeDisable": false, "nicUuid": id(),
+        "uuid": id(), "ip": "10.99.0.100", "netmask": "255.255.255.0", "gateway": "10.99.0.1",
+        "mac": format!("1e:00:dd:00:{device:02x}:{number:02x}"), "dns1": "9.9.9.9", "broadcastType": "Native", "type": "Guest",
+        "broadcastUri": "vlan://untagged", "isolationUri": "vlan://untagged", "isSecurityGroupEnabled": false, "name": BRIDGE})
+}
+
+/// A fresh id, as text.
+pub fn id() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// A name that no other guest of this test run has.
+pub fn guest_name() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(100);
+    format!("i-2-{}-VM", NEXT.fetch_add(1, Ordering::Relaxed))
+}
