@@ -1,5 +1,6 @@
 //! Errors of the hypervisor, each with what to do about it.
 
+use std::fmt;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -35,10 +36,46 @@ pub enum HypervisorError {
     Libvirt { operation: &'static str, subject: String, source: LibvirtFault },
 
     #[error("No {what} named {name} in libvirt")]
-    NotFound { what: &'static str, name: String },
+    NotFound { what: Object, name: String },
+
+    #[error("Guest {name} runs already: stop it first")]
+    AlreadyRunning { name: String },
+
+    #[error("The state of {subject} does not allow {operation}: check with `virsh list --all` what it does")]
+    Invalid { operation: &'static str, subject: String, source: LibvirtFault },
+
+    #[error("libvirt or QEMU on this host cannot do {operation} for {subject}: a newer one may")]
+    Unsupported { operation: &'static str, subject: String, source: LibvirtFault },
+
+    #[error("{operation} for {subject} was aborted")]
+    Aborted { operation: &'static str, subject: String, source: LibvirtFault },
+
+    #[error("QEMU guest agent is not connected in {guest}: install and start qemu-guest-agent there")]
+    AgentUnresponsive { guest: String, source: LibvirtFault },
+
+    #[error("{peer} refused the command {command} for guest {guest}: {answer}")]
+    CommandRefused { peer: &'static str, command: String, guest: String, answer: String },
+
+    #[error(
+        "Disk {disk} of guest {guest} still writes to its overlay, since merging it {why}: merge it by hand with `virsh blockcommit {guest} {disk} --active --pivot`"
+    )]
+    NotMerged { guest: String, disk: String, why: String, source: Option<Box<HypervisorError>> },
+
+    #[error(
+        "libvirt at {uri} does not answer within {} s: check that the destination's libvirtd listens and that no firewall is between", .after.as_secs()
+    )]
+    DestinationSilent { uri: String, after: Duration },
+
+    #[error(
+        "Storage pool {id} does not answer: an earlier call is stuck there. Check its server and network"
+    )]
+    PoolHung { id: String },
 
     #[error("The name of a {what} must be 1 to 255 characters without control characters or '/': {name:?}")]
-    InvalidName { what: &'static str, name: String },
+    InvalidName { what: Object, name: String },
+
+    #[error("{what} must not have control characters: {value:?}")]
+    InvalidText { what: &'static str, value: String },
 
     #[error("Cannot read the {what} XML from libvirt: please report it with the libvirt version")]
     Xml { what: &'static str, source: XmlError },
@@ -47,6 +84,9 @@ pub enum HypervisorError {
         "Storage directory {path} does not exist: create it, or correct local.storage.path in agent.properties"
     )]
     MissingDirectory { path: String },
+
+    #[error("Cannot create the mount point {path}: check its parent directory")]
+    MountPoint { path: String, source: std::io::Error },
 
     #[error(
         "The path {path:?} of a storage pool is not absolute: correct local.storage.path in agent.properties"
@@ -57,6 +97,46 @@ pub enum HypervisorError {
         "Storage pool {uuid} is at {actual}, not at {wanted}: give the new path its own id in local.storage.uuid, or `virsh pool-destroy {uuid}`"
     )]
     PoolElsewhere { uuid: Uuid, wanted: String, actual: String },
+}
+
+impl HypervisorError {
+    /// What libvirt said, if it said anything.
+    pub fn fault(&self) -> Option<&LibvirtFault> {
+        match self {
+            Self::Libvirt { source, .. }
+            | Self::Invalid { source, .. }
+            | Self::Unsupported { source, .. }
+            | Self::Aborted { source, .. }
+            | Self::AgentUnresponsive { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
+    pub fn is_not_found(&self, object: Object) -> bool {
+        matches!(self, Self::NotFound { what, .. } if *what == object)
+    }
+}
+
+/// What libvirt has by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Object {
+    Guest,
+    StoragePool,
+    Volume,
+    Snapshot,
+    Secret,
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Guest => "guest",
+            Self::StoragePool => "storage pool",
+            Self::Volume => "volume",
+            Self::Snapshot => "snapshot",
+            Self::Secret => "secret",
+        })
+    }
 }
 
 /// An error as libvirt reported it.

@@ -1,7 +1,9 @@
 //! Tests on libvirt's own test driver, each with a node of its own: `test:///file` is private to
 //! the connection, unlike `test:///default`.
 
+use super::libvirt::link::Lease;
 use super::*;
+use uuid::Uuid;
 
 const NODE: &str = r#"<node>
   <cpu><mhz>2600</mhz><model>x86_64</model><active>4</active><nodes>2</nodes><sockets>1</sockets>
@@ -27,12 +29,12 @@ const NODE: &str = r#"<node>
     <source><host name='nfs1'/><dir path='/export'/></source><target><path>/mnt/nfs</path></target></pool>
 </node>"#;
 
-struct Node {
-    hypervisor: Hypervisor,
+pub(super) struct Node {
+    pub hypervisor: Hypervisor,
     _directory: tempfile::TempDir,
 }
 
-async fn node() -> Node {
+pub(super) async fn node() -> Node {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("node.xml");
     std::fs::write(&file, NODE).unwrap();
@@ -130,7 +132,7 @@ async fn another_pool_on_the_same_directory_gives_way() {
     let ours = node.hypervisor.ensure_dir_pool(OURS, "/images").await.unwrap();
     assert_eq!(ours.uuid, OURS);
     let gone = node.hypervisor.pool("images", Refresh::No).await.unwrap_err();
-    assert!(matches!(gone, HypervisorError::NotFound { what: "storage pool", .. }), "{gone}");
+    assert!(matches!(gone, HypervisorError::NotFound { what: Object::StoragePool, .. }), "{gone}");
     assert_eq!(node.hypervisor.pools().await.unwrap().len(), 2);
 }
 
@@ -158,7 +160,10 @@ async fn hostile_names_do_not_reach_libvirt() {
     let long = "x".repeat(256);
     for name in ["", "a\0b", "a\nb", "a/b", long.as_str()] {
         let error = node.hypervisor.domain(name).await.unwrap_err();
-        assert!(matches!(error, HypervisorError::InvalidName { what: "guest", .. }), "{name:?}: {error}");
+        assert!(
+            matches!(error, HypervisorError::InvalidName { what: Object::Guest, .. }),
+            "{name:?}: {error}"
+        );
     }
     for path in ["relative", "", "/a\0b"] {
         let error = node.hypervisor.ensure_dir_pool(OURS, path).await.unwrap_err();

@@ -263,6 +263,43 @@ pub enum Refresh {
     No,
 }
 
+/// Result of taking something away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existence {
+    /// It was there, and is no more.
+    Done,
+    /// There was nothing to do.
+    Absent,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Waited {
+    Reached,
+    TimedOut,
+}
+
+/// Text that must not show in logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hidden(String);
+
+impl Hidden {
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hidden")
+    }
+}
+
 /// A lifecycle event of a guest (`VIR_DOMAIN_EVENT_ID_LIFECYCLE`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainEvent {

@@ -3,8 +3,13 @@
 //! libvirt passes on what others wrote into it; [`crate::xml`] bounds what is read. Unknown elements
 //! and attributes are skipped: libvirt adds some with every release.
 
+mod domain;
+
 use uuid::Uuid;
 
+pub use domain::*;
+
+use super::pools::NetfsPool;
 use crate::xml::{Element, XmlError, parse};
 
 fn rooted(text: &str, wanted: &'static str) -> Result<Element, XmlError> {
@@ -30,85 +35,6 @@ pub fn capabilities(text: &str) -> Result<HostCapabilities, XmlError> {
         tsc_hz: tsc.and_then(|c| c.attribute("frequency")).and_then(|f| f.parse().ok()).filter(|f| *f > 0),
         supports_hvm: root.all("guest").any(|guest| guest.text_at("os_type").as_deref() == Some("hvm")),
     })
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskDevice {
-    Disk,
-    Cdrom,
-    Floppy,
-    Other,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskDescription {
-    pub device: DiskDevice,
-    /// Target device in the guest.
-    pub target: String,
-    /// File, block device, or name of a network image.
-    pub source: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InterfaceDescription {
-    /// Lower case.
-    pub mac: String,
-    pub target: Option<String>,
-    /// Bridge or network.
-    pub source: Option<String>,
-}
-
-/// What the agent needs of a domain's XML.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DomainDescription {
-    pub disks: Vec<DiskDescription>,
-    /// In document order, which is the order of the devices in the guest.
-    pub interfaces: Vec<InterfaceDescription>,
-    /// Of the first graphics device; libvirt has -1 while none is assigned.
-    pub vnc_port: Option<u16>,
-    /// Model of the memory balloon, such as "virtio" or "none".
-    pub balloon: Option<String>,
-}
-
-pub fn domain(text: &str) -> Result<DomainDescription, XmlError> {
-    let root = rooted(text, "domain")?;
-    let Some(devices) = root.at("devices") else { return Ok(DomainDescription::default()) };
-    Ok(DomainDescription {
-        disks: devices.all("disk").filter_map(disk).collect(),
-        interfaces: devices.all("interface").map(interface).collect(),
-        vnc_port: devices.attribute_at("graphics", "port").and_then(|p| p.parse().ok()).filter(|p| *p > 0),
-        balloon: devices.attribute_at("memballoon", "model"),
-    })
-}
-
-fn disk(element: &Element) -> Option<DiskDescription> {
-    let device = match element.attribute("device") {
-        // A block device is a disk whatever it calls itself.
-        _ if element.attribute("type") == Some("block") => DiskDevice::Disk,
-        Some("disk") | None => DiskDevice::Disk,
-        Some("cdrom") => DiskDevice::Cdrom,
-        Some("floppy") => DiskDevice::Floppy,
-        Some(_) => DiskDevice::Other,
-    };
-    let source = element.at("source").and_then(|source| {
-        ["file", "dev", "name", "volume", "dir"].iter().find_map(|key| source.attribute(key))
-    });
-    Some(DiskDescription {
-        device,
-        target: element.attribute_at("target", "dev")?,
-        source: source.map(str::to_owned),
-    })
-}
-
-fn interface(element: &Element) -> InterfaceDescription {
-    let source = element
-        .at("source")
-        .and_then(|source| ["bridge", "network", "dev"].iter().find_map(|key| source.attribute(key)));
-    InterfaceDescription {
-        mac: element.attribute_at("mac", "address").unwrap_or_default().to_ascii_lowercase(),
-        target: element.attribute_at("target", "dev"),
-        source: source.map(str::to_owned),
-    }
 }
 
 /// What the agent needs of a storage pool's XML.
@@ -139,6 +65,68 @@ pub fn dir_pool(uuid: Uuid, path: &str) -> String {
         .child(Element::new("uuid").content(&id))
         .child(Element::new("target").child(Element::new("path").content(path)))
         .to_string()
+}
+
+/// A pool that libvirt mounts from an NFS server.
+pub fn netfs_pool(pool: &NetfsPool) -> String {
+    const OPTIONS: &str = "http://libvirt.org/schemas/storagepool/fs/1.0";
+    let id = pool.uuid.to_string();
+    let options = (!pool.options.is_empty()).then(|| {
+        let option = |name: &String| Element::new("fs:option").with("name", name);
+        Element::new("fs:mount_opts").children(pool.options.iter().map(option))
+    });
+    Element::new("pool")
+        .with("type", "netfs")
+        .with_some("xmlns:fs", options.as_ref().map(|_| OPTIONS))
+        .child(Element::new("name").content(&id))
+        .child(Element::new("uuid").content(&id))
+        .child(
+            Element::new("source")
+                .child(Element::new("host").with("name", &pool.host))
+                .child(Element::new("dir").with("path", &pool.export)),
+        )
+        .child(Element::new("target").child(Element::new("path").content(&pool.target)))
+        .child_some(options)
+        .to_string()
+}
+
+/// Of a volume's XML.
+pub fn volume_format(text: &str) -> Option<String> {
+    parse(text).ok()?.attribute_at("target/format", "type")
+}
+
+/// A secret that lives in libvirt's memory only and is never handed out again, for the volume at
+/// `path`.
+pub fn volume_secret(uuid: Uuid, path: &str) -> String {
+    Element::new("secret")
+        .with("ephemeral", "yes")
+        .with("private", "yes")
+        .child(Element::new("uuid").content(uuid))
+        .child(Element::new("usage").with("type", "volume").child(Element::new("volume").content(path)))
+        .to_string()
+}
+
+/// What a secret is for: the volume, or whatever its kind of use names.
+pub fn secret_usage(text: &str) -> Option<String> {
+    let root = parse(text).ok()?;
+    let usage = root.at("usage")?;
+    usage.children.first().map(|name| name.text.clone())
+}
+
+/// What the agent needs of a snapshot's XML.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotDescription {
+    pub parent: Option<String>,
+    /// Seconds since 1970.
+    pub creation_time: Option<u64>,
+}
+
+pub fn snapshot(text: &str) -> Result<SnapshotDescription, XmlError> {
+    let root = rooted(text, "domainsnapshot")?;
+    Ok(SnapshotDescription {
+        parent: root.text_at("parent/name"),
+        creation_time: root.text_at("creationTime").and_then(|time| time.parse().ok()),
+    })
 }
 
 #[cfg(test)]

@@ -91,8 +91,8 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ),
     (
         "unsafe",
-        &["hypervisor/libvirt/events.rs", "service/memory.rs"],
-        "callbacks of libvirt, one call into the C library",
+        &["hypervisor/libvirt/events.rs", "hypervisor/libvirt/ffi.rs", "service/memory.rs"],
+        "callbacks of libvirt, its calls that the crate does not wrap, one call into the C library",
     ),
     ("quick_xml::", &["xml.rs"], "XML is read within bounds and written escaped in one place"),
     ("flate2::", &["wire/message.rs", "sim/"], "gzip belongs to the message"),
@@ -285,12 +285,12 @@ fn foreign_crates_stay_in_their_place() {
 }
 
 #[test]
-fn unsafe_code_is_allowed_in_two_files_and_explained_there() {
+fn unsafe_code_is_allowed_in_three_files_and_explained_there() {
     let all = sources();
     let allowing: Vec<_> = all.iter().filter(|s| s.code.contains("allow(unsafe_code)")).collect();
     let mut paths: Vec<&str> = allowing.iter().map(|s| s.path.as_str()).collect();
     paths.sort_unstable();
-    assert_eq!(paths, ["hypervisor/libvirt/events.rs", "service/memory.rs"]);
+    assert_eq!(paths, ["hypervisor/libvirt/events.rs", "hypervisor/libvirt/ffi.rs", "service/memory.rs"]);
     for source in allowing {
         let blocks = source.code.matches("unsafe {").count();
         let explained = source.text.matches("// SAFETY:").count();

@@ -12,6 +12,7 @@ mod libvirt_faults;
 mod mini_agent;
 mod readme;
 mod real;
+mod real_hypervisor;
 mod real_libvirt;
 mod registration;
 mod reload;

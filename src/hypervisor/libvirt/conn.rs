@@ -92,7 +92,10 @@ pub struct Obituary {
 
 pub struct Supervisor {
     pub uri: String,
+    /// For liveness checks and what is learnt of a new connection.
     pub pool: CallPool,
+    /// Pools whose calls count in the status all the same.
+    pub others: Vec<CallPool>,
     pub link: watch::Sender<Option<Arc<Link>>>,
     pub status: watch::Sender<LibvirtStatus>,
     pub obituaries: mpsc::Receiver<Obituary>,
@@ -245,12 +248,12 @@ impl Supervisor {
             Phase::Lost { error } => Connection::Lost { error: error.clone() },
             Phase::Connected => self.connected(),
         };
-        let counters = self.pool.counters();
+        let counters = || std::iter::once(&self.pool).chain(&self.others).map(CallPool::counters);
         let status = LibvirtStatus {
             uri: self.uri.clone(),
             connection,
-            calls: counters.calls,
-            deadline_misses: counters.deadline_misses,
+            calls: counters().map(|of_pool| of_pool.calls).sum(),
+            deadline_misses: counters().map(|of_pool| of_pool.deadline_misses).sum(),
         };
         self.status.send_if_modified(|known| {
             let changed = *known != status;
@@ -281,6 +284,7 @@ async fn rest(failures: u32) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hypervisor::libvirt::pool::QUERIES;
 
     fn error() -> String {
         "gone".to_owned()
@@ -317,7 +321,8 @@ mod tests {
         let (_keep, obituaries) = mpsc::channel(1);
         let mut supervisor = Supervisor {
             uri,
-            pool: CallPool::new(),
+            pool: CallPool::new(QUERIES),
+            others: Vec::new(),
             link: watch::channel(Some(Arc::new(open(2)))).0,
             status: watch::channel(status).0,
             obituaries,

@@ -123,7 +123,7 @@ fn unused_memory(domain: &Domain) -> Option<u64> {
     stats.iter().find(|stat| stat.tag == sys::VIR_DOMAIN_MEMORY_STAT_UNUSED).map(|stat| stat.val)
 }
 
-fn lookup(link: &Lease, name: &str) -> Result<Option<Domain>> {
+pub fn lookup(link: &Lease, name: &str) -> Result<Option<Domain>> {
     match link.connect()?.lookup_domain_by_name(name) {
         Ok(domain) => Ok(Some(domain)),
         Err(error) if is_not_found(&error, ErrorNumber::NoDomain) => Ok(None),
@@ -153,4 +153,9 @@ fn state_of(state: DomainStateEnum) -> DomainState {
         Enum::Known(LibvirtState::PMSuspended) => DomainState::PmSuspended,
         Enum::Unknown(_) => DomainState::Unknown,
     }
+}
+
+/// A state as the C library numbers it.
+pub fn state_from(raw: sys::virDomainState) -> DomainState {
+    state_of(DomainStateEnum::from_raw(raw))
 }

@@ -2,7 +2,7 @@
 //!
 //! The loop also drives the keep-alive of remote connections, so it must be registered before the
 //! first connection is opened. Callbacks run on the loop's thread: they must not block, and must
-//! not unwind into C. The only file with unsafe code.
+//! not unwind into C.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;

@@ -93,7 +93,7 @@ impl Lease {
 
     /// Whether an operation failed because the daemon is gone, rather than on its own account.
     pub fn died_of(&self, error: &HypervisorError) -> bool {
-        let HypervisorError::Libvirt { source, .. } = error else { return false };
+        let Some(source) = error.fault() else { return false };
         // Any error may hide a dead connection; the second check is local and cheap.
         means_dead(source) || self.connect().is_ok_and(|connect| matches!(connect.is_alive(), Ok(false)))
     }
@@ -110,7 +110,7 @@ impl Drop for Lease {
     }
 }
 
-fn open_one(uri: &str) -> Result<Connect, Error> {
+pub fn open_one(uri: &str) -> Result<Connect, Error> {
     let connect = Connect::open(Some(uri))?;
     // Local drivers have no keep-alive and need none.
     if let Err(error) = connect.set_keep_alive(KEEPALIVE.0, KEEPALIVE.1) {

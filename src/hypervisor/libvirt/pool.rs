@@ -9,9 +9,13 @@
 //!                            dropped                    Abandoned --returns--> result dropped
 //! ```
 //!
-//! An abandoned call still occupies its thread, since nothing can interrupt it. Up to `SURPLUS`
+//! An abandoned call still occupies its thread, since nothing can interrupt it. Up to `surplus`
 //! threads are added in the place of such threads; when a stuck call returns after all, a thread
-//! above `SLOTS` ends. With all threads stuck, calls fail at once instead of waiting in line.
+//! above `slots` ends. With all threads stuck, calls fail at once instead of waiting in line.
+//!
+//! Kinds of calls that may hang for reasons of their own have a pool each, so that dead storage or
+//! a slow migration never takes the threads of quick questions. libvirtd has 20 workers by default
+//! for all its clients: the pools together may exceed that only if everything hangs at once.
 //!
 //! The mutex guards the queue and the counters only. It is never held while a job runs.
 
@@ -22,10 +26,31 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-/// Calls that run at once in normal operation.
-pub const SLOTS: usize = 3;
-/// Threads beyond that, in the place of stuck ones.
-pub const SURPLUS: usize = 3;
+/// How many threads a pool may have, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Begins the names of its threads, which the kernel cuts after 15 characters.
+    pub name: &'static str,
+    /// Calls that run at once in normal operation.
+    pub slots: usize,
+    /// Threads beyond that, in the place of stuck ones.
+    pub surplus: usize,
+    /// How long a thread waits for its next call before it ends; `None` keeps it.
+    pub idle: Option<Duration>,
+}
+
+/// Questions that libvirt answers from memory or by asking QEMU.
+pub const QUERIES: Limits = Limits { name: "libvirt", slots: 3, surplus: 3, idle: None };
+/// What changes a guest: start, stop, devices, snapshots.
+pub const CHANGES: Limits =
+    Limits { name: "libvirt-chg", slots: 12, surplus: 3, idle: Some(Duration::from_secs(30)) };
+/// What touches storage pools, whose server may be dead.
+pub const STORAGE: Limits =
+    Limits { name: "libvirt-sto", slots: 4, surplus: 2, idle: Some(Duration::from_secs(90)) };
+/// Migrations, each of which lasts for as long as the guest's memory takes.
+pub const MIGRATIONS: Limits =
+    Limits { name: "libvirt-mig", slots: 8, surplus: 0, idle: Some(Duration::from_secs(5)) };
+
 /// Calls that may wait for a slot.
 pub const QUEUE: usize = 256;
 
@@ -66,8 +91,8 @@ impl Drop for Owner {
     }
 }
 
-#[derive(Default)]
 struct Shared {
+    limits: Limits,
     state: Mutex<State>,
     work: Condvar,
 }
@@ -100,17 +125,24 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Default for CallPool {
-    fn default() -> Self {
-        Self::new()
+    /// Waits for work; the second value tells that the thread has waited long enough.
+    fn rest<'a>(&self, state: MutexGuard<'a, State>) -> (MutexGuard<'a, State>, bool) {
+        match self.limits.idle {
+            None => (self.work.wait(state).unwrap_or_else(PoisonError::into_inner), false),
+            Some(longest) => {
+                let (state, waited) =
+                    self.work.wait_timeout(state, longest).unwrap_or_else(PoisonError::into_inner);
+                (state, waited.timed_out())
+            }
+        }
     }
 }
 
 impl CallPool {
-    pub fn new() -> Self {
-        Self { owner: Arc::new(Owner(Arc::default())) }
+    pub fn new(limits: Limits) -> Self {
+        let shared = Shared { limits, state: Mutex::default(), work: Condvar::new() };
+        Self { owner: Arc::new(Owner(Arc::new(shared))) }
     }
 
     pub fn counters(&self) -> PoolCounters {
@@ -147,7 +179,7 @@ impl CallPool {
     fn submit(&self, run: Box<dyn FnOnce() + Send>) -> Result<u64, CallError> {
         let shared = &self.owner.0;
         let mut state = shared.lock();
-        if state.counters.stuck >= SLOTS + SURPLUS {
+        if state.counters.stuck >= shared.limits.slots + shared.limits.surplus {
             return Err(CallError::AllStuck { stuck: state.counters.stuck });
         }
         if state.queue.len() >= QUEUE {
@@ -166,13 +198,14 @@ impl CallPool {
 
 /// Starts a thread when work waits, no thread is free, and the limits allow it.
 fn start_thread_if_needed(shared: &Arc<Shared>, state: &mut State) {
-    let counters = state.counters;
+    let (counters, limits) = (state.counters, shared.limits);
     let usable = counters.threads - counters.stuck;
-    if state.queue.len() <= state.idle || usable >= SLOTS || counters.threads >= SLOTS + SURPLUS {
+    let most = limits.slots + limits.surplus;
+    if state.queue.len() <= state.idle || usable >= limits.slots || counters.threads >= most {
         return;
     }
     state.next_thread += 1;
-    let name = format!("libvirt-{}", state.next_thread);
+    let name = format!("{}-{}", limits.name, state.next_thread);
     let shared = Arc::clone(shared);
     match std::thread::Builder::new().name(name).spawn(move || work(&shared)) {
         Ok(_) => state.counters.threads += 1,
@@ -189,8 +222,12 @@ fn work(shared: &Arc<Shared>) {
                 break;
             }
             state.idle += 1;
-            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let rested;
+            (state, rested) = shared.rest(state);
             state.idle -= 1;
+            if rested && state.queue.is_empty() {
+                break;
+            }
             continue;
         };
         state.running.push(job.id);
@@ -204,7 +241,7 @@ fn work(shared: &Arc<Shared>) {
             }
             None => state.counters.stuck -= 1,
         }
-        if state.counters.threads - state.counters.stuck > SLOTS {
+        if state.counters.threads - state.counters.stuck > shared.limits.slots {
             break;
         }
     }
@@ -237,6 +274,8 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
     const SHORT: Duration = Duration::from_millis(20);
+    const SLOTS: usize = QUERIES.slots;
+    const SURPLUS: usize = QUERIES.surplus;
 
     /// Waits for a condition that another thread brings about.
     async fn until(mut condition: impl FnMut() -> bool) {
@@ -259,7 +298,7 @@ mod tests {
 
     #[tokio::test]
     async fn threads_start_only_when_needed() {
-        let pool = CallPool::new();
+        let pool = CallPool::new(QUERIES);
         assert_eq!(pool.counters().threads, 0);
         assert_eq!(pool.call(LONG, || 6 * 7).await, Ok(42));
         until(|| pool.owner.0.lock().idle == 1).await;
@@ -272,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stuck_call_is_replaced_and_its_surplus_thread_ends() {
-        let pool = CallPool::new();
+        let pool = CallPool::new(QUERIES);
         let mut stuck = Vec::new();
         for _ in 0..SLOTS + SURPLUS - 1 {
             stuck.push(stick(&pool).await);
@@ -293,7 +332,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_waits_in_line_past_its_deadline_never_runs() {
-        let pool = CallPool::new();
+        let pool = CallPool::new(QUERIES);
         let gates: Vec<_> = (0..SLOTS).map(|_| mpsc::channel::<()>()).collect();
         let mut releases = Vec::new();
         let mut holders = Vec::new();
@@ -317,7 +356,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_bounded() {
-        let pool = CallPool::new();
+        let pool = CallPool::new(QUERIES);
         let (release, wait) = mpsc::channel::<()>();
         let wait = Arc::new(Mutex::new(wait));
         let mut waiting = Vec::new();
@@ -340,7 +379,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cancelled_caller_frees_the_slot() {
-        let pool = CallPool::new();
+        let pool = CallPool::new(QUERIES);
         let (release, wait) = mpsc::channel::<()>();
         let caller = tokio::spawn({
             let pool = pool.clone();
@@ -356,7 +395,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_costs_one_call() {
-        let pool = CallPool::new();
+        let pool = CallPool::new(QUERIES);
         let result = pool.call(LONG, || panic!("expected by this test")).await;
         assert_eq!(result, Err::<(), _>(CallError::Panicked));
         assert_eq!(pool.call(LONG, || 1).await, Ok(1));
@@ -364,10 +403,19 @@ mod tests {
 
     #[tokio::test]
     async fn threads_end_with_the_last_handle() {
-        let pool = CallPool::new();
+        let pool = CallPool::new(QUERIES);
         assert_eq!(pool.call(LONG, || 1).await, Ok(1));
         let shared = Arc::clone(&pool.owner.0);
         drop(pool);
         until(|| shared.lock().counters.threads == 0).await;
+    }
+
+    #[tokio::test]
+    async fn idle_threads_end_where_they_may_and_come_back_when_needed() {
+        let limits = Limits { idle: Some(SHORT), ..STORAGE };
+        let pool = CallPool::new(limits);
+        assert_eq!(pool.call(LONG, || 1).await, Ok(1));
+        until(|| pool.counters().threads == 0).await;
+        assert_eq!(pool.call(LONG, || 2).await, Ok(2));
     }
 }

@@ -13,9 +13,10 @@ use virt::sys;
 
 use super::link::{Lease, is_not_found};
 use super::refused;
-use crate::hypervisor::error::{HypervisorError, Result};
+use crate::hypervisor::error::{HypervisorError, Object, Result};
+use crate::hypervisor::pools::{NetfsPool, VolumeListing};
 use crate::hypervisor::types::{
-    HypervisorKind, NetPool, PoolFacts, PoolKind, PoolState, Refresh, VolumeFacts,
+    Existence, HypervisorKind, NetPool, PoolFacts, PoolKind, PoolState, Refresh, VolumeFacts,
 };
 use crate::hypervisor::xml::{self, PoolDescription};
 
@@ -44,6 +45,64 @@ pub fn ensure_dir_pool(link: &Lease, uuid: Uuid, path: &str) -> Result<PoolFacts
         .map_err(refused("creating the storage pool", &format!("{id} at {path}")))?;
     tracing::info!(pool = id, path, "Created the local storage pool");
     facts(&pool, &id)
+}
+
+/// Mounts an NFS export as the pool.
+pub fn ensure_netfs_pool(link: &Lease, wanted: &NetfsPool) -> Result<PoolFacts> {
+    let id = wanted.uuid.to_string();
+    if let Some(pool) = lookup(link, &id)? {
+        if pool.is_active().map_err(refused("reading the state", &id))? {
+            return reuse(&pool, wanted.uuid, without_trailing_slash(&wanted.target));
+        }
+        pool.undefine().map_err(refused("removing the inactive pool", &id))?;
+    }
+    if link.kind != HypervisorKind::Test {
+        std::fs::create_dir_all(&wanted.target)
+            .map_err(|source| HypervisorError::MountPoint { path: wanted.target.clone(), source })?;
+    }
+    let subject = format!("{id} from {}:{}", wanted.host, wanted.export);
+    let pool = link
+        .connect()?
+        .create_storage_pool_xml(&xml::netfs_pool(wanted), 0)
+        .map_err(refused("mounting the storage pool", &subject))?;
+    tracing::info!(pool = id, host = wanted.host, export = wanted.export, "Mounted a storage pool");
+    facts(&pool, &id)
+}
+
+/// Stops the pool and forgets it; no data is touched.
+pub fn destroy_pool(link: &Lease, id: &str) -> Result<Existence> {
+    let Some(pool) = lookup(link, id)? else { return Ok(Existence::Absent) };
+    let persistent = pool.is_persistent().map_err(refused("reading the state", id))?;
+    if pool.is_active().map_err(refused("reading the state", id))? {
+        pool.destroy().map_err(refused("stopping the storage pool", id))?;
+    }
+    if persistent {
+        pool.undefine().map_err(refused("removing the storage pool", id))?;
+    }
+    Ok(Existence::Done)
+}
+
+/// Volumes that go away meanwhile are left out.
+pub fn list_volumes(link: &Lease, id: &str) -> Result<Vec<VolumeListing>> {
+    let volumes = found(link, id)?.list_all_volumes(0).map_err(refused("listing the volumes", id))?;
+    let mut all = Vec::with_capacity(volumes.len());
+    for volume in volumes {
+        let read = || -> std::result::Result<_, virt::error::Error> {
+            Ok((volume.name()?, volume.path()?, volume.info()?, volume.xml_desc(0)?))
+        };
+        match read() {
+            Ok((name, path, info, text)) => all.push(VolumeListing {
+                name,
+                path,
+                capacity: info.capacity,
+                allocation: info.allocation,
+                format: xml::volume_format(&text),
+            }),
+            Err(error) if is_not_found(&error, ErrorNumber::NoStorageVolume) => {}
+            Err(error) => return Err(refused("reading the volumes", id)(error)),
+        }
+    }
+    Ok(all)
 }
 
 fn reuse(pool: &StoragePool, uuid: Uuid, wanted: &str) -> Result<PoolFacts> {
@@ -167,7 +226,8 @@ fn lookup(link: &Lease, id: &str) -> Result<Option<StoragePool>> {
 }
 
 fn found(link: &Lease, id: &str) -> Result<StoragePool> {
-    lookup(link, id)?.ok_or_else(|| HypervisorError::NotFound { what: "storage pool", name: id.to_owned() })
+    lookup(link, id)?
+        .ok_or_else(|| HypervisorError::NotFound { what: Object::StoragePool, name: id.to_owned() })
 }
 
 fn describe(pool: &StoragePool, subject: &str) -> Result<PoolDescription> {

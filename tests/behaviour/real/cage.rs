@@ -100,6 +100,11 @@ impl Cage {
         runtime().block_on(test(self));
     }
 
+    /// Runs a test that stays outside.
+    pub fn watch(&self, test: impl AsyncFnOnce(&Cage)) {
+        runtime().block_on(test(self));
+    }
+
     /// What to put before a command line so that it sees the cage's files. The process keeps its id.
     pub fn launcher(&self) -> Vec<String> {
         vec![

@@ -7,11 +7,33 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// Waits for a key, then powers the machine off by itself.
-const BOOT_SECTOR: [u8; 15] = [
-    0x31, 0xc0, // xor ax, ax
-    0xcd, 0x16, // int 16h: wait for a key
-    0xba, 0x04, 0x06, // mov dx, 604h: power management of machine type pc
+/// A guest that behaves: at a key or the power button it powers the machine off, and it gives up PCI
+/// devices that are to be unplugged.
+#[rustfmt::skip]
+const BOOT_SECTOR: [u8; 60] = [
+    0xfb, // sti
+    0xba, 0x02, 0x06, // mov dx, 602h: enable register of power management of machine type pc
+    0xb8, 0x00, 0x01, // mov ax, 100h: the power button
+    0xef, // out dx, ax
+    0xf4, // hlt: until the next tick of the clock
+    0xb4, 0x01, // mov ah, 1
+    0xcd, 0x16, // int 16h: is there a key?
+    0x75, 0x22, // jnz off
+    0xba, 0x00, 0x06, // mov dx, 600h: its status register
+    0xed, // in ax, dx
+    0xf6, 0xc4, 0x01, // test ah, 1: was the power button pressed?
+    0x75, 0x19, // jnz off
+    0x66, 0x31, 0xc0, // xor eax, eax
+    0xba, 0x10, 0xae, // mov dx, 0ae10h: select the first PCI bus
+    0x66, 0xef, // out dx, eax
+    0xba, 0x04, 0xae, // mov dx, 0ae04h: slots whose device is to go
+    0x66, 0xed, // in eax, dx
+    0x66, 0x85, 0xc0, // test eax, eax
+    0x74, 0xde, // jz loop
+    0xba, 0x08, 0xae, // mov dx, 0ae08h: let the device of the first go
+    0x66, 0xef, // out dx, eax
+    0xeb, 0xd7, // jmp loop
+    0xba, 0x04, 0x06, // mov dx, 604h: control register of power management
     0xb8, 0x00, 0x20, // mov ax, 2000h: soft off
     0xef, // out dx, ax
     0xfa, 0xf4, 0xeb, 0xfd, // cli; hlt, for ever
@@ -49,7 +71,8 @@ impl<'a> Guest<'a> {
         }
     }
 
-    fn xml(&self) -> String {
+    /// What libvirt starts it from.
+    pub fn xml(&self) -> String {
         let Guest { name, mac, tap, disk, .. } = self;
         let disk = disk.display();
         format!(

@@ -25,11 +25,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Runs a test in the cage that all tests of well-behaved libvirt share; its libvirtd runs.
 pub fn with_libvirt(test: impl AsyncFnOnce(&Cage) + Send) {
-    static SHARED: OnceLock<Result<Cage, String>> = OnceLock::new();
-    on_own_thread(|| match SHARED.get_or_init(Cage::with_libvirtd) {
+    on_own_thread(|| match shared() {
         Ok(cage) => cage.play(test),
         Err(reason) => skip(reason),
     });
+}
+
+/// The same outside of the cage: the test may start threads, and reaches what is inside by files
+/// and sockets.
+pub fn beside_libvirt(test: impl AsyncFnOnce(&Cage) + Send) {
+    // To make the cage a thread has to enter it.
+    on_own_thread(|| drop(shared()));
+    on_own_thread(|| match shared() {
+        Ok(cage) => cage.watch(test),
+        Err(reason) => skip(reason),
+    });
+}
+
+fn shared() -> &'static Result<Cage, String> {
+    static SHARED: OnceLock<Result<Cage, String>> = OnceLock::new();
+    SHARED.get_or_init(Cage::with_libvirtd)
 }
 
 /// Runs a test in a cage of its own, in which libvirtd was not started yet.
