@@ -62,6 +62,14 @@ pub enum HypervisorError {
     NotMerged { guest: String, disk: String, why: String, source: Option<Box<HypervisorError>> },
 
     #[error(
+        "Cannot connect to libvirt at {uri}: check that it listens there, its certificates and firewalls"
+    )]
+    DestinationUnreachable { uri: String, source: LibvirtFault },
+
+    #[error("Guest {guest} could not be migrated to {uri} and stays here: see both libvirtd logs")]
+    MigrationFailed { guest: String, uri: String, source: LibvirtFault },
+
+    #[error(
         "libvirt at {uri} does not answer within {} s: check that the destination's libvirtd listens and that no firewall is between", .after.as_secs()
     )]
     DestinationSilent { uri: String, after: Duration },
@@ -107,9 +115,16 @@ impl HypervisorError {
             | Self::Invalid { source, .. }
             | Self::Unsupported { source, .. }
             | Self::Aborted { source, .. }
-            | Self::AgentUnresponsive { source, .. } => Some(source),
+            | Self::AgentUnresponsive { source, .. }
+            | Self::DestinationUnreachable { source, .. }
+            | Self::MigrationFailed { source, .. } => Some(source),
             _ => None,
         }
+    }
+
+    /// Whether it may be another host's libvirt that said it.
+    pub(super) fn is_of_another_host(&self) -> bool {
+        matches!(self, Self::DestinationUnreachable { .. } | Self::MigrationFailed { .. })
     }
 
     pub fn is_not_found(&self, object: Object) -> bool {

@@ -211,5 +211,27 @@ async fn what_the_driver_cannot_do_is_unsupported() {
     assert!(matches!(error, HypervisorError::Unsupported { .. }), "{error}");
     let migration = Migration { destination: "test:///no/such/file.xml".to_owned(), ..Default::default() };
     let error = node.hypervisor.migrate("i-2-3-VM", migration, START).await.unwrap_err();
-    assert!(error.to_string().contains("connecting to the destination"), "{error}");
+    assert!(matches!(error, HypervisorError::DestinationUnreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_destination_that_says_nothing_is_given_up() {
+    let node = node().await;
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("libvirt-sock");
+    let silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let destination = format!("qemu+unix:///system?socket={}", socket.display());
+    let migration = Migration { destination, ..Default::default() };
+    let short = Duration::from_millis(200);
+    let error = node.hypervisor.migrate_connecting("i-2-3-VM", migration, short, START).await.unwrap_err();
+    assert!(matches!(error, HypervisorError::DestinationSilent { .. }), "{error}");
+    assert_eq!(node.hypervisor.inner.calls.migrations.counters().stuck, 1);
+    drop(silent);
+    let over = async {
+        while node.hypervisor.inner.calls.migrations.counters().stuck > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(START, over).await.expect("the connection attempt does not end");
+    assert!(node.hypervisor.power_states().await.is_ok());
 }

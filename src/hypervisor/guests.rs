@@ -141,17 +141,18 @@ impl Hypervisor {
             let stopped = |event: &DomainEvent| {
                 event.name == name && matches!(event.kind, DomainEventKind::Stopped { .. })
             };
-            loop {
-                match timeout_at(look_again, events.recv()).await {
-                    Ok(Ok(event)) if !stopped(&event) => {}
-                    Ok(Ok(_) | Err(RecvError::Lagged(_))) => break,
-                    // Without events the polls do it.
-                    Ok(Err(RecvError::Closed)) => tokio::time::sleep_until(look_again).await,
-                    Err(_) if Instant::now() >= end => {
-                        return last.map_or(Ok(Waited::TimedOut), Err);
+            let told = async {
+                loop {
+                    match events.recv().await {
+                        Ok(event) if !stopped(&event) => {}
+                        Ok(_) | Err(RecvError::Lagged(_)) => return,
+                        // Without events the polls do it.
+                        Err(RecvError::Closed) => std::future::pending().await,
                     }
-                    Err(_) => break,
                 }
+            };
+            if timeout_at(look_again, told).await.is_err() && Instant::now() >= end {
+                return last.map_or(Ok(Waited::TimedOut), Err);
             }
         }
     }

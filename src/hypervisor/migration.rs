@@ -31,6 +31,8 @@ pub struct Migration {
     pub xml: Option<String>,
     /// Where its memory is sent, such as `tcp:10.1.1.21`.
     pub uri: Option<String>,
+    /// Where its disks are sent, if not to ports of that host which libvirt chooses.
+    pub disks_uri: Option<String>,
     /// MiB/s; 0 for unlimited.
     pub bandwidth: u64,
     /// Target devices of the disks to copy.
@@ -65,13 +67,23 @@ impl Hypervisor {
     /// [`Hypervisor::job_progress`]; end it early with [`Hypervisor::abort_job`], which makes this
     /// `Aborted`. Past the deadline, or when nobody waits any more, the migration goes on.
     pub async fn migrate(&self, name: &str, migration: Migration, deadline: Duration) -> Result<()> {
+        self.migrate_connecting(name, migration, DESTINATION_DEADLINE, deadline).await
+    }
+
+    pub(super) async fn migrate_connecting(
+        &self,
+        name: &str,
+        migration: Migration,
+        connect_deadline: Duration,
+        deadline: Duration,
+    ) -> Result<()> {
         let name = checked(Object::Guest, name)?;
         let destination = plain("The address of the destination", &migration.destination)?;
         let (opened, mut has_opened) = oneshot::channel();
         let run = move |link: &_| migration::migrate(link, &name, &migration, opened);
         let call = self.call_on(&self.inner.calls.migrations, "migrating a guest", deadline, run);
         let mut call = std::pin::pin!(call);
-        let opening = tokio::time::timeout(DESTINATION_DEADLINE, &mut has_opened);
+        let opening = tokio::time::timeout(connect_deadline, &mut has_opened);
         tokio::select! {
             biased;
             result = &mut call => return result,
@@ -82,7 +94,7 @@ impl Hypervisor {
                 if has_opened.try_recv().is_err() {
                     return Err(HypervisorError::DestinationSilent {
                         uri: destination,
-                        after: DESTINATION_DEADLINE,
+                        after: connect_deadline,
                     });
                 }
             },

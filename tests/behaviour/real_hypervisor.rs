@@ -1,12 +1,12 @@
 //! The hypervisor module against a real libvirtd and QEMU: life, devices, disks, snapshots, secrets.
 
 use crate::harness::LIMIT;
-use crate::real::beside_libvirt;
 use crate::real::cage::Cage;
 use crate::real::guest::Guest;
+use crate::real::{beside_libvirt, beside_two_libvirts};
 use cloudstack_agent::hypervisor::{
-    BlockCommit, Deletion, DiskCopy, DomainState, Existence, Flavour, Hypervisor, HypervisorError, Migration,
-    Object, Passwords, SnapshotOptions, Waited,
+    AddressSource, BlockCommit, Deletion, DiskCopy, DomainState, Existence, Flavour, Hypervisor,
+    HypervisorError, Migration, Object, Passwords, SnapshotOptions, Waited,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -149,6 +149,34 @@ fn devices_come_and_go() {
 }
 
 #[test]
+fn a_guest_grows_and_tells_of_itself() {
+    beside_libvirt(async |cage| {
+        let directory = tempfile::tempdir().unwrap();
+        let hypervisor = connected(cage).await;
+        let guest = Guest::new(cage, directory.path()).await;
+        let name = guest.name.as_str();
+        let xml = guest.xml().replace("<vcpu>1<", "<vcpu current='1'>2<");
+        hypervisor.start_domain(name, &xml, LIMIT).await.unwrap();
+        assert_eq!(hypervisor.vcpus(name).await.unwrap(), 1);
+        hypervisor.set_vcpus(name, 2).await.unwrap();
+        assert_eq!(hypervisor.vcpus(name).await.unwrap(), 2);
+        assert!(hypervisor.set_vcpus(name, 3).await.is_err());
+        assert_eq!(hypervisor.max_memory(name).await.unwrap(), 16 << 10);
+        // The cage has no control groups.
+        assert_eq!(hypervisor.cpu_shares(name).await.unwrap(), None);
+        let known = hypervisor.interface_addresses(name, AddressSource::Arp).await.unwrap();
+        assert!(known.iter().all(|interface| interface.addresses.is_empty()), "{known:?}");
+        let agent = hypervisor.interface_addresses(name, AddressSource::Agent).await.unwrap_err();
+        assert!(matches!(agent, HypervisorError::AgentUnresponsive { .. }), "{agent:?}");
+        let quiet = SnapshotOptions { disk_only: true, quiesce: true, ..SnapshotOptions::default() };
+        let snapshot = "<domainsnapshot><name>quiet</name></domainsnapshot>";
+        let agent = hypervisor.create_snapshot(name, snapshot, quiet, LIMIT).await.unwrap_err();
+        assert!(matches!(agent, HypervisorError::AgentUnresponsive { .. }), "{agent:?}");
+        assert_eq!(source(&hypervisor, name).await, text(&guest.disk));
+    });
+}
+
+#[test]
 fn a_disk_is_snapshot_live_and_merged_back() {
     beside_libvirt(async |cage| {
         let directory = tempfile::tempdir().unwrap();
@@ -271,9 +299,45 @@ fn a_migration_that_cannot_begin_is_told_and_changes_nothing() {
             ..Migration::default()
         };
         let error = hypervisor.migrate(&guest.name, migration, LIMIT).await.unwrap_err();
-        assert!(error.to_string().contains("connecting to the destination"), "{error}");
+        assert!(matches!(error, HypervisorError::DestinationUnreachable { .. }), "{error:?}");
+        hypervisor.set_max_downtime(&guest.name, Duration::from_millis(300)).await.unwrap();
+        let nothing = hypervisor.abort_job(&guest.name).await.unwrap_err();
+        assert!(matches!(nothing, HypervisorError::Invalid { .. }), "{nothing:?}");
         let progress = hypervisor.job_progress(&guest.name).await.unwrap().unwrap();
         assert!(!progress.running);
         assert_eq!(state(&hypervisor, &guest.name).await, Some((DomainState::Running, false)));
+    });
+}
+
+#[test]
+fn a_guest_moves_to_another_host() {
+    beside_two_libvirts(async |here, there| {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (connected(here).await, connected(there).await);
+        let guest = Guest::new(here, directory.path()).await;
+        let name = guest.name.as_str();
+        from.start_domain(name, &guest.xml(), LIMIT).await.unwrap();
+        guest.boots().await;
+        let copy = directory.path().join("copy");
+        image(there, &copy, "4M").await;
+        let xml = from.domain_xml(name, Flavour::Migratable).await.unwrap().unwrap();
+        let socket = |name: &str| Some(format!("unix://{}", directory.path().join(name).display()));
+        let migration = Migration {
+            destination: to.uri().to_owned(),
+            xml: Some(xml.replace(text(&guest.disk), text(&copy))),
+            // The two have no network between them.
+            uri: socket("memory"),
+            disks_uri: socket("disks"),
+            disks: vec!["vda".to_owned()],
+            copy: DiskCopy::Full,
+            auto_converge: true,
+            ..Migration::default()
+        };
+        from.migrate(name, migration, LIMIT).await.unwrap();
+        assert_eq!(state(&from, name).await, None);
+        assert_eq!(state(&to, name).await, Some((DomainState::Running, false)));
+        assert_eq!(source(&to, name).await, text(&copy));
+        assert_eq!(to.shutdown(name).await.unwrap(), Existence::Done);
+        assert_eq!(to.wait_until_stopped(name, LIMIT).await.unwrap(), Waited::Reached);
     });
 }

@@ -177,6 +177,7 @@ pub struct MigrationCall<'a> {
     pub name: &'a str,
     pub xml: Option<&'a str>,
     pub uri: Option<&'a str>,
+    pub disks_uri: Option<&'a str>,
     /// MiB/s; 0 for unlimited.
     pub bandwidth: u64,
     pub disks: &'a [String],
@@ -187,8 +188,11 @@ pub struct MigrationCall<'a> {
 pub fn migrate(domain: &Domain, destination: &Connect, call: &MigrationCall<'_>) -> Result<(), Error> {
     let mut parameters = Parameters::new();
     parameters.add_text(sys::VIR_MIGRATE_PARAM_DEST_NAME, call.name)?;
-    for (name, value) in [(sys::VIR_MIGRATE_PARAM_DEST_XML, call.xml), (sys::VIR_MIGRATE_PARAM_URI, call.uri)]
-    {
+    for (name, value) in [
+        (sys::VIR_MIGRATE_PARAM_DEST_XML, call.xml),
+        (sys::VIR_MIGRATE_PARAM_URI, call.uri),
+        (sys::VIR_MIGRATE_PARAM_DISKS_URI, call.disks_uri),
+    ] {
         if let Some(value) = value {
             parameters.add_text(name, value)?;
         }

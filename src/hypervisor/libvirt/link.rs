@@ -95,7 +95,8 @@ impl Lease {
     pub fn died_of(&self, error: &HypervisorError) -> bool {
         let Some(source) = error.fault() else { return false };
         // Any error may hide a dead connection; the second check is local and cheap.
-        means_dead(source) || self.connect().is_ok_and(|connect| matches!(connect.is_alive(), Ok(false)))
+        (means_dead(source) && !error.is_of_another_host())
+            || self.connect().is_ok_and(|connect| matches!(connect.is_alive(), Ok(false)))
     }
 }
 

@@ -10,17 +10,21 @@ use super::domain::lookup;
 use super::ffi::{self, MigrationCall};
 use super::guests::found;
 use super::link::{Lease, is_not_found, open_one};
-use super::refused;
+use super::{fault, refused};
 use crate::hypervisor::error::{HypervisorError, Result};
-use crate::hypervisor::migration::{DESTINATION_DEADLINE, DiskCopy, JobProgress, Migration};
+use crate::hypervisor::migration::{DiskCopy, JobProgress, Migration};
 
 /// Tells `opened` when the destination has answered; goes on only if somebody hears it.
 pub fn migrate(link: &Lease, name: &str, migration: &Migration, opened: oneshot::Sender<()>) -> Result<()> {
     let domain = found(link, name)?;
     let uri = &migration.destination;
-    let destination = open_one(uri).map_err(refused("connecting to the destination", uri))?;
+    let destination = open_one(uri).map_err(|error| HypervisorError::DestinationUnreachable {
+        uri: uri.clone(),
+        source: fault(&error),
+    })?;
     if opened.send(()).is_err() {
-        return Err(HypervisorError::DestinationSilent { uri: uri.clone(), after: DESTINATION_DEADLINE });
+        // Nobody reads this.
+        return Err(HypervisorError::Panicked { operation: "a migration that was given up" });
     }
     let mut flags = sys::VIR_MIGRATE_LIVE;
     for (wanted, flag) in [
@@ -38,11 +42,19 @@ pub fn migrate(link: &Lease, name: &str, migration: &Migration, opened: oneshot:
         name,
         xml: migration.xml.as_deref(),
         uri: migration.uri.as_deref(),
+        disks_uri: migration.disks_uri.as_deref(),
         bandwidth: migration.bandwidth,
         disks: &migration.disks,
         flags,
     };
-    ffi::migrate(&domain, &destination, &call).map_err(refused("migrating the guest", name))
+    let moved = ffi::migrate(&domain, &destination, &call).map_err(refused("migrating the guest", name));
+    moved.map_err(|error| match error {
+        // Either end may have said it, so it says nothing of this host's connection.
+        HypervisorError::Libvirt { source, .. } => {
+            HypervisorError::MigrationFailed { guest: name.to_owned(), uri: uri.clone(), source }
+        }
+        other => other,
+    })
 }
 
 pub fn progress(link: &Lease, name: &str) -> Result<Option<JobProgress>> {

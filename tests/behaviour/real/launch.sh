@@ -57,6 +57,7 @@ namespaces = []
 cgroup_controllers = []
 END
 cat >/etc/libvirt/libvirtd.conf <<END
+host_uuid = "$(cat /proc/sys/kernel/random/uuid)"
 unix_sock_group = "root"
 auth_unix_ro = "none"
 auth_unix_rw = "none"

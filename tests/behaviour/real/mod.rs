@@ -35,10 +35,27 @@ pub fn with_libvirt(test: impl AsyncFnOnce(&Cage) + Send) {
 /// and sockets.
 pub fn beside_libvirt(test: impl AsyncFnOnce(&Cage) + Send) {
     // To make the cage a thread has to enter it.
-    on_own_thread(|| drop(shared()));
+    on_own_thread(|| {
+        shared();
+    });
     on_own_thread(|| match shared() {
         Ok(cage) => cage.watch(test),
         Err(reason) => skip(reason),
+    });
+}
+
+/// The same with a second cage, whose libvirtd is that of another host.
+pub fn beside_two_libvirts(test: impl AsyncFnOnce(&Cage, &Cage) + Send) {
+    let mut second = None;
+    on_own_thread(|| {
+        if shared().is_ok() {
+            second = Some(Cage::with_libvirtd());
+        }
+    });
+    on_own_thread(|| match (shared(), &second) {
+        (Ok(first), Some(Ok(second))) => first.watch(async |first| test(first, second).await),
+        (Err(reason), _) | (_, Some(Err(reason))) => skip(reason),
+        (Ok(_), None) => unreachable!("made above"),
     });
 }
 
