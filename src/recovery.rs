@@ -1,12 +1,17 @@
 //! Carries out what the journal says: undoes or finishes steps of commands.
 
 use crate::errors::chain;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Deletion, DomainState, Hypervisor, HypervisorError, Object};
 use crate::journal::{Action, Execute};
 use std::future::Future;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::pin::Pin;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// For what moves data; nobody waits for it.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// Has a handle to everything that actions touch.
 #[derive(Debug, Clone)]
@@ -29,8 +34,39 @@ impl Recovery {
             Action::RemoveFile { path } => absent_is_fine(tokio::fs::remove_file(path).await),
             Action::RemoveDirectory { path } => remove_if_empty(path).await,
             Action::MoveBack { from, to } => absent_is_fine(tokio::fs::rename(from, to).await),
+            Action::DestroyGuest { guest } => told(self.hypervisor.destroy(guest).await),
+            Action::ResumeGuest { guest } => self.resume(guest).await,
+            Action::UndefineSecret { uuid } => match Uuid::try_parse(uuid) {
+                Ok(uuid) => told(self.hypervisor.undefine_secret(uuid).await),
+                Err(error) => Err(chain(&error)),
+            },
+            Action::DeleteGuestSnapshot { guest, snapshot } => {
+                let delete =
+                    self.hypervisor.delete_snapshot(guest, snapshot, Deletion::Everything, LONG).await;
+                absent_guest_is_fine(delete.map(drop))
+            }
             other => Err(format!("cannot {other}")),
         }
+    }
+
+    async fn resume(&self, guest: &str) -> Result<(), String> {
+        match self.hypervisor.state(guest).await {
+            Ok(Some((DomainState::Paused, _))) => absent_guest_is_fine(self.hypervisor.resume(guest).await),
+            Ok(_) => Ok(()),
+            Err(error) => Err(chain(&error)),
+        }
+    }
+}
+
+fn told<T>(result: Result<T, HypervisorError>) -> Result<(), String> {
+    result.map(drop).map_err(|error| chain(&error))
+}
+
+/// A guest that is gone has nothing left to undo.
+fn absent_guest_is_fine(result: Result<(), HypervisorError>) -> Result<(), String> {
+    match result {
+        Err(error) if !error.is_not_found(Object::Guest) => Err(chain(&error)),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
