@@ -13,6 +13,7 @@ pub mod tls;
 
 pub mod host;
 pub mod hypervisor;
+pub mod network;
 
 pub mod orphans;
 pub mod recovery;

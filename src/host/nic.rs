@@ -62,6 +62,13 @@ fn facts(root: &Path, name: &str, addresses: &[InterfaceAddress]) -> Option<NicF
     })
 }
 
+/// Whether the interface `name` has exactly this address.
+pub fn has_address(root: &Path, name: &str, address: Ipv4Addr) -> bool {
+    let index = device(root, name).and_then(|device| read(&device.join("ifindex"))?.parse().ok());
+    let own = |known: &InterfaceAddress| Some(known.index) == index && known.address == address;
+    ipv4_addresses().unwrap_or_default().iter().any(own)
+}
+
 fn is_ordinary(address: Ipv4Addr) -> bool {
     !address.is_loopback() && !address.is_link_local() && !address.is_multicast() && !address.is_unspecified()
 }
@@ -221,6 +228,9 @@ mod tests {
     fn the_loopback_interface_of_this_node_can_be_named() {
         let lo = nic(Path::new("/"), "lo").unwrap();
         assert_eq!((lo.ipv4, lo.netmask), (Ipv4Addr::LOCALHOST, Ipv4Addr::new(255, 0, 0, 0)));
+        let has = |name, address| has_address(Path::new("/"), name, address);
+        assert!(has("lo", Ipv4Addr::LOCALHOST) && !has("lo", Ipv4Addr::new(127, 0, 0, 77)));
+        assert!(!has("no-such", Ipv4Addr::LOCALHOST));
     }
 
     #[test]

@@ -18,6 +18,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("host", &["hypervisor"]),
     ("orphans", &[]),
     ("recovery", &["errors", "hypervisor", "journal"]),
+    ("network", &["errors", "host"]),
     // `status` for the one constant that names the version spoken on the wire.
     ("commands", &["config", "errors", "files", "host", "hypervisor", "journal", "status", "tls", "wire"]),
     ("dispatch", &["commands", "config", "service", "wire"]),
