@@ -11,6 +11,7 @@ use crate::host::inventory::ConstantFacts;
 use crate::host::samples::Samples;
 use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
+use crate::network::{self, Bridges};
 use crate::orphans::touched::Touched;
 use crate::recovery::Recovery;
 use crate::service::exit;
@@ -172,6 +173,7 @@ async fn agent(
         touched: Touched::spawn(&options.runtime_dir),
         samples: Samples::spawn(),
         capabilities: constants.capabilities.clone(),
+        bridges: Bridges::new(bridge_settings(&first)),
         identity: known_identity,
         ssh_dir: "/root/.ssh".into(),
     });
@@ -201,6 +203,20 @@ async fn agent(
 async fn recover(journal: Journal, hypervisor: Hypervisor) {
     hypervisor.connected().await;
     journal.recover().await;
+}
+
+/// Bridges keep their names until a restart.
+fn bridge_settings(config: &Config) -> network::Settings {
+    let usual = network::Settings::default();
+    network::Settings {
+        public_bridge: config.public_network_device.clone(),
+        guest_bridge: config.guest_network_device.clone(),
+        private_bridge: config.private_network_device.clone(),
+        control_bridge: config.private_bridge.clone(),
+        control_cidr: config.control_cidr.clone(),
+        bridge_type: config.text("network.bridge.type").unwrap_or(&usual.bridge_type).to_owned(),
+        ..usual
+    }
 }
 
 /// The first configuration that can be read at all: it names the hypervisor.

@@ -4,6 +4,7 @@ use crate::config::{Config, ConfigStore, FileState};
 use crate::host::{capabilities::Capabilities, samples::Samples};
 use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
+use crate::network::Bridges;
 use crate::orphans::touched::Touched;
 use std::future::Future;
 use std::pin::Pin;
@@ -24,6 +25,7 @@ pub struct Services {
     pub touched: Touched,
     pub samples: Samples,
     pub capabilities: Capabilities,
+    pub bridges: Bridges,
     /// What this host told the server about itself last; `None` before the first registration.
     pub identity: watch::Receiver<Option<Identity>>,
     /// Where the ssh key pair for system VMs lives; `/root/.ssh` on a real host.

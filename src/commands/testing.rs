@@ -7,6 +7,7 @@ use crate::host::{capabilities::Capabilities, samples::Samples};
 use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
 use crate::journal::faults::Faults;
+use crate::network::{Bridges, Settings};
 use crate::orphans::touched::Touched;
 use crate::recovery::Recovery;
 use crate::wire::Element;
@@ -79,6 +80,8 @@ impl Bench {
             touched: Touched::spawn(directory.path()),
             samples: Samples::spawn(),
             capabilities: Capabilities::spawn(directory.path().join("uefi.properties")),
+            // Sees only the devices that a test puts below its directory.
+            bridges: Bridges::new(Settings { root: directory.path().to_owned(), ..Settings::default() }),
             identity,
             ssh_dir: directory.path().join("ssh"),
         };

@@ -20,7 +20,10 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("recovery", &["errors", "hypervisor", "journal"]),
     ("network", &["errors", "host"]),
     // `status` for the one constant that names the version spoken on the wire.
-    ("commands", &["config", "errors", "files", "host", "hypervisor", "journal", "status", "tls", "wire"]),
+    (
+        "commands",
+        &["config", "errors", "files", "host", "hypervisor", "journal", "network", "status", "tls", "wire"],
+    ),
     ("dispatch", &["commands", "config", "service", "wire"]),
     (
         "session",
@@ -51,6 +54,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "host",
             "hypervisor",
             "journal",
+            "network",
             "orphans",
             "recovery",
             "service",

@@ -12,6 +12,7 @@ use cloudstack_agent::host::inventory::ConstantFacts;
 use cloudstack_agent::host::samples::Samples;
 use cloudstack_agent::hypervisor::Hypervisor;
 use cloudstack_agent::journal::Journal;
+use cloudstack_agent::network::{Bridges, Settings};
 use cloudstack_agent::orphans::touched::Touched;
 use cloudstack_agent::recovery::Recovery;
 use cloudstack_agent::service::logging::{self, LogFormat};
@@ -96,6 +97,7 @@ fn agent(common: &Common, number: usize, config: ConfigStore, hypervisor: Hyperv
         touched: Touched::spawn(&common.dir.join("run")),
         samples: Samples::spawn(),
         capabilities: common.constants.capabilities.clone(),
+        bridges: Bridges::new(Settings { root: common.dir.clone(), ..Settings::default() }),
         identity: known_identity,
         ssh_dir: common.dir.join("ssh"),
     });

@@ -1,4 +1,12 @@
 //! Commands about networks and their routers.
 
+use super::fault::{Fault, fault_from};
+use crate::network::NetworkError;
+
+pub mod cleanup_persistent_network_resource;
 pub mod network_usage;
+pub mod nic;
 pub(super) mod router;
+pub mod setup_persistent_network;
+
+fault_from!(NetworkError);
