@@ -29,6 +29,8 @@ use crate::session::survivors::Survivors;
 use crate::status::board::Board;
 use crate::status::socket::{Peers, StatusSocket};
 use crate::status::{file, render};
+use crate::storage::download::Downloads;
+use crate::tls::download::DIRECTORY as DOWNLOAD_CERTIFICATES;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -174,6 +176,7 @@ async fn agent(
         samples: Samples::spawn(),
         capabilities: constants.capabilities.clone(),
         bridges: Bridges::new(bridge_settings(&first)),
+        downloads: Downloads::new(first.dir().join(DOWNLOAD_CERTIFICATES)),
         identity: known_identity,
         ssh_dir: "/root/.ssh".into(),
     });

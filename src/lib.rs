@@ -17,6 +17,7 @@ pub mod network;
 
 pub mod orphans;
 pub mod recovery;
+pub mod storage;
 
 pub mod commands;
 pub mod dispatch;

@@ -7,6 +7,10 @@ use super::{Answer, NoFields, Reply, table};
 use crate::wire::Element;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::OnceLock;
 
 const FILES: [&str; 2] = [
     include_str!("../../tests/data/wire/exchanges-4.19.1.jsonl"),
@@ -31,7 +35,12 @@ const POOLS: [&str; 3] = [
 ];
 
 /// Command, members of its answer, why they may differ.
-const DIFFERENCES: [(&str, &str, &str); 3] = [
+const DIFFERENCES: [(&str, &str, &str); 4] = [
+    (
+        "org.apache.cloudstack.agent.directdownload.CheckUrlCommand",
+        "details",
+        "says why a URL is refused, which the reference agent does not",
+    ),
     (
         "com.cloud.agent.api.GetStorageStatsCommand",
         "used capacity usedBytes capacityBytes",
@@ -94,7 +103,8 @@ fn differences(command: &str, theirs: &Value, ours: &Value) -> Vec<String> {
         .collect()
 }
 
-fn node() -> String {
+/// `directory` has one directory for each pool.
+fn node(directory: &Path) -> String {
     let guest = |name: &&str| {
         format!(
             "<domain type='test'><name>{name}</name><memory>131072</memory><vcpu>1</vcpu><os><type>hvm</type></os>\
@@ -108,7 +118,8 @@ fn node() -> String {
             format!("<volume type='file'><name>{name}</name><capacity>67108864</capacity><allocation>204800</allocation></volume>")
         }).collect();
         format!(
-            "<pool type='dir'><name>{uuid}</name><uuid>{uuid}</uuid><target><path>/{uuid}</path></target>{volumes}</pool>"
+            "<pool type='dir'><name>{uuid}</name><uuid>{uuid}</uuid><target><path>{}/{uuid}</path></target>{volumes}</pool>",
+            directory.display()
         )
     };
     NODE.replace("@GUESTS@", &GUESTS.iter().map(guest).collect::<String>())
@@ -156,9 +167,34 @@ fn exchanges() -> impl Iterator<Item = Exchange> {
     })
 }
 
+/// The server that templates were captured from, as far as they need it: an image, or nothing at all.
+fn template_server() -> &'static str {
+    static ADDRESS: OnceLock<String> = OnceLock::new();
+    ADDRESS.get_or_init(|| {
+        let mut image = vec![0; 512];
+        image[..8].copy_from_slice(b"QFI\xfb\0\0\0\x02");
+        image[23] = 16;
+        image[28] = 4;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream
+                    .write_all(&[b"HTTP/1.1 200 OK\r\nContent-Length: 512\r\n\r\n", &image[..]].concat());
+            }
+        });
+        address
+    })
+}
+
 /// What cannot be the same here as where the command was captured.
-fn adapted(class: &str, mut fields: Value) -> Value {
+fn adapted(class: &str, mut fields: Value, theirs: &Value) -> Value {
     match class.rsplit('.').next().unwrap() {
+        "CheckUrlCommand" | "HttpDirectDownloadCommand" => {
+            let server = if theirs["result"] == true { template_server() } else { "127.0.0.1:1" };
+            fields["url"] = fields["url"].as_str().unwrap().replace("10.99.0.2:8000", server).into();
+        }
         "CheckNetworkCommand" => {
             for network in fields["networkInfoList"].as_array_mut().unwrap() {
                 for label in network.as_object_mut().unwrap().values_mut().filter(|value| value.is_string()) {
@@ -195,7 +231,14 @@ fn every_captured_command_of_the_table_decodes() {
 
 #[tokio::test]
 async fn answers_look_like_the_captured_ones() {
-    let mut bench = Bench::with_node(&node()).await;
+    let directory = tempfile::tempdir().unwrap();
+    for pool in POOLS {
+        std::fs::create_dir(directory.path().join(pool)).unwrap();
+    }
+    let mut bench = Bench::with_node(&node(directory.path())).await;
+    let location = format!("direct.download.temporary.download.location={}\n", directory.path().display());
+    std::fs::write(bench.dir().join("agent.properties"), bench.properties() + &location).unwrap();
+    bench.ctx.services.config.reload().await;
     let mut compared = BTreeSet::new();
     for Exchange { class, fields, answer } in exchanges() {
         let Some((their_class, theirs)) = answer else { continue };
@@ -207,7 +250,7 @@ async fn answers_look_like_the_captured_ones() {
             let element = Answer::of(table::find(&class).unwrap().answer, &Reply::ok(NoFields {})).element;
             (element.class.clone(), element.read().unwrap())
         } else {
-            bench.answer(&class, adapted(&class, fields)).await
+            bench.answer(&class, adapted(&class, fields, &theirs)).await
         };
         assert_eq!(our_class, their_class, "{class}");
         assert_eq!(ours["result"], theirs["result"], "{class}: {ours}");

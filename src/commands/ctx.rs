@@ -6,6 +6,7 @@ use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
 use crate::network::Bridges;
 use crate::orphans::touched::Touched;
+use crate::storage::download::Downloads;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,6 +27,8 @@ pub struct Services {
     pub samples: Samples,
     pub capabilities: Capabilities,
     pub bridges: Bridges,
+    /// Templates straight from where users keep them.
+    pub downloads: Downloads,
     /// What this host told the server about itself last; `None` before the first registration.
     pub identity: watch::Receiver<Option<Identity>>,
     /// Where the ssh key pair for system VMs lives; `/root/.ssh` on a real host.

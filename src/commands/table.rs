@@ -34,6 +34,13 @@ registry! {
     "com.cloud.agent.api.SetupPersistentNetworkCommand" => network::setup_persistent_network::SetupPersistentNetworkCommand, Network, Pool, Support::Done;
     "com.cloud.agent.api.ShutdownCommand" => agent::shutdown::ShutdownCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.UpdateHostPasswordCommand" => host::update_host_password::UpdateHostPasswordCommand, Host, Pool, Support::Done;
+    "org.apache.cloudstack.agent.directdownload.CheckUrlCommand" => storage::check_url::CheckUrlCommand, Storage, Pool, Support::Done;
+    "org.apache.cloudstack.agent.directdownload.HttpDirectDownloadCommand" => storage::http_direct_download::HttpDirectDownloadCommand, Storage, Pool, Support::Done;
+    "org.apache.cloudstack.agent.directdownload.HttpsDirectDownloadCommand" => storage::https_direct_download::HttpsDirectDownloadCommand, Storage, Pool, Support::Done;
+    "org.apache.cloudstack.agent.directdownload.MetalinkDirectDownloadCommand" => storage::metalink_direct_download::MetalinkDirectDownloadCommand, Storage, Pool, Support::Done;
+    "org.apache.cloudstack.agent.directdownload.NfsDirectDownloadCommand" => storage::nfs_direct_download::NfsDirectDownloadCommand, Storage, Pool, Support::Done;
+    "org.apache.cloudstack.agent.directdownload.RevokeDirectDownloadCertificateCommand" => storage::revoke_direct_download_certificate::RevokeDirectDownloadCertificateCommand, Storage, Pool, Support::Done;
+    "org.apache.cloudstack.agent.directdownload.SetupDirectDownloadCertificateCommand" => storage::setup_direct_download_certificate::SetupDirectDownloadCertificateCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.agent.lb.SetupMSListCommand" => agent::setup_ms_list::SetupMsListCommand, Agent, Inline, Support::Done;
     "org.apache.cloudstack.ca.PostCertificateRenewalCommand" => certificate::post_certificate_renewal::PostCertificateRenewalCommand, Certificate, Pool, Support::Done;
     "org.apache.cloudstack.ca.SetupCertificateCommand" => certificate::setup_certificate::SetupCertificateCommand, Certificate, Pool, Support::Partial("for this host, not for system VMs");

@@ -10,6 +10,7 @@ use crate::journal::faults::Faults;
 use crate::network::{Bridges, Settings};
 use crate::orphans::touched::Touched;
 use crate::recovery::Recovery;
+use crate::storage::download::Downloads;
 use crate::wire::Element;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -82,6 +83,7 @@ impl Bench {
             capabilities: Capabilities::spawn(directory.path().join("uefi.properties")),
             // Sees only the devices that a test puts below its directory.
             bridges: Bridges::new(Settings { root: directory.path().to_owned(), ..Settings::default() }),
+            downloads: Downloads::new(directory.path().join(crate::tls::download::DIRECTORY)),
             identity,
             ssh_dir: directory.path().join("ssh"),
         };

@@ -23,6 +23,7 @@
 
 pub mod certificate;
 pub mod client;
+pub mod download;
 pub mod explain;
 mod files;
 pub mod handshake;

@@ -25,6 +25,7 @@ use cloudstack_agent::session::report::Reporter;
 use cloudstack_agent::session::supervisor::Supervisor;
 use cloudstack_agent::session::survivors::Survivors;
 use cloudstack_agent::status::board::Board;
+use cloudstack_agent::storage::download::Downloads;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -98,6 +99,7 @@ fn agent(common: &Common, number: usize, config: ConfigStore, hypervisor: Hyperv
         samples: Samples::spawn(),
         capabilities: common.constants.capabilities.clone(),
         bridges: Bridges::new(Settings { root: common.dir.clone(), ..Settings::default() }),
+        downloads: Downloads::new("/nonexistent".into()),
         identity: known_identity,
         ssh_dir: common.dir.join("ssh"),
     });
