@@ -117,7 +117,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("quick_xml::", &["xml.rs"], "XML is read within bounds and written escaped in one place"),
     ("flate2::", &["wire/message.rs", "storage/download/", "sim/"], "messages and templates are packed"),
     ("bzip2::", &["storage/download/unpack.rs"], "packed templates are unpacked within bounds"),
-    ("lzma_rust2::", &["storage/download/unpack.rs"], "the same"),
+    ("lzma_rust2::", &["storage/download/xz.rs"], "the same"),
     ("hyper::", &["storage/download/"], "HTTP with timeouts, bounds and the right trust"),
     ("tokio_rustls::", &["tls/", "session/link.rs", "sim/"], "TLS settings are in one place"),
     ("rcgen::", &["tls/", "sim/"], "so are keys and certificates"),

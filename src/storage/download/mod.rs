@@ -22,6 +22,7 @@ mod transfer;
 mod unpack;
 mod work;
 mod workplace;
+mod xz;
 
 #[cfg(test)]
 mod tests;

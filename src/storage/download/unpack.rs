@@ -3,17 +3,13 @@
 //! Everything comes from outside. The caller bounds the output; what a packing could do to memory is
 //! bounded here.
 
+use super::xz::XzFile;
 use bzip2::read::MultiBzDecoder;
 use flate2::Crc;
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder};
-use lzma_rust2::XzReader;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 
 const BUFFER: usize = 64 * 1024;
-/// Dictionary of the highest level of xz.
-const LARGEST_DICTIONARY: u64 = 64 * 1024 * 1024;
-/// Bytes of a file from which [`Packing::of`] and [`xz_dictionary`] read all they want.
-const PROBE: usize = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -23,8 +19,6 @@ pub enum UnpackError {
     UnsupportedZip,
     #[error("the zip file has more than one entry")]
     SeveralEntries,
-    #[error("the xz file needs a dictionary of {0} bytes, more than xz -9 uses")]
-    Dictionary(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,62 +43,14 @@ impl Packing {
 
     /// A stream of what is inside.
     pub fn unpack<'a>(self, packed: impl Read + Send + 'a) -> Result<Box<dyn Read + 'a>, UnpackError> {
-        let mut packed = BufReader::with_capacity(BUFFER, packed);
+        let packed = BufReader::with_capacity(BUFFER, packed);
         Ok(match self {
             Packing::Gzip => Box::new(MultiGzDecoder::new(packed)),
             Packing::Bzip2 => Box::new(MultiBzDecoder::new(packed)),
-            Packing::Xz => {
-                let start = packed.fill_buf().map_err(UnpackError::Damaged)?;
-                let dictionary = xz_dictionary(start).unwrap_or(0);
-                if dictionary > LARGEST_DICTIONARY {
-                    return Err(UnpackError::Dictionary(dictionary));
-                }
-                Box::new(XzReader::new(packed, true))
-            }
+            Packing::Xz => Box::new(XzFile::new(packed)),
             Packing::Zip => Box::new(ZipEntry::open(packed)?),
         })
     }
-}
-
-/// Size of the dictionary that the first block of an xz file asks for, which the decoder allocates
-/// unasked. Only the simple header that xz writes is looked at.
-fn xz_dictionary(bytes: &[u8]) -> Option<u64> {
-    // Stream header: 12 bytes. Block header: size, flags, optional sizes, then per filter its id, the
-    // size of its properties, the properties.
-    let mut at = 13;
-    let flags = *bytes.get(at)?;
-    at += 1;
-    let mut number = || {
-        let mut value = 0u64;
-        for shift in (0..63).step_by(7) {
-            let byte = *bytes.get(at)?;
-            at += 1;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    };
-    for flag in [0x40, 0x80] {
-        if flags & flag != 0 {
-            number()?;
-        }
-    }
-    for _ in 0..=flags & 3 {
-        let (id, size) = (number()?, number()?);
-        // One byte of properties reads as a number as long as it is below 128, and it is at most 40.
-        if id == 0x21 && size == 1 {
-            return match number()? {
-                bits @ 0..=39 => Some((2 | (bits & 1)) << (bits / 2 + 11)),
-                _ => Some(u64::from(u32::MAX)),
-            };
-        }
-        for _ in 0..size.min(PROBE as u64) {
-            number()?;
-        }
-    }
-    None
 }
 
 /// The one entry of a zip file, read from the front, as it comes.
@@ -275,10 +221,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn all_checks_and_blocks_of_xz_are_read_and_checked() {
+        let content: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+        for check in ["none", "crc32", "crc64", "sha256"] {
+            let check = format!("--check={check}");
+            let bytes = packed("xz", &[&check, "--block-size=50000", "-T2", "-c"], &content).await;
+            assert_eq!(unpacked(&bytes).unwrap(), content, "{check}");
+            // Padding between and after streams.
+            let padded = [&bytes[..], &[0; 8], &bytes, &[0; 4]].concat();
+            assert_eq!(unpacked(&padded).unwrap().len(), 2 * content.len(), "{check}");
+            for end in [1, 5, 12, 13, 40, bytes.len() / 3] {
+                assert!(unpacked(&bytes[..bytes.len() - end]).is_err(), "{check}: {end} bytes are missing");
+            }
+            assert!(unpacked(&[&bytes[..], b"junk"].concat()).is_err(), "{check}");
+        }
+        let stored = packed("xz", &["--check=sha256", "--lzma2=preset=0", "-c"], &[7; 10]).await;
+        let mut damaged = stored.clone();
+        let at = stored.len() - 12 - 8 - 4;
+        damaged[at] ^= 1;
+        assert!(unpacked(&damaged).is_err(), "the check is compared");
+        let filtered = packed("xz", &["--x86", "--lzma2", "-c"], b"x").await;
+        assert!(unpacked(&filtered).unwrap_err().to_string().contains("filter"));
+    }
+
+    #[tokio::test]
     async fn dictionaries_are_bounded() {
         let normal = packed("xz", &["-9", "-c"], b"x").await;
-        assert_eq!(xz_dictionary(&normal), Some(64 << 20));
+        assert_eq!(unpacked(&normal).unwrap(), b"x");
         let huge = packed("xz", &["--lzma2=dict=256MiB", "-c"], b"x").await;
-        assert!(matches!(Packing::Xz.unpack(&huge[..]), Err(UnpackError::Dictionary(_))));
+        // Wherever in the file it is.
+        for file in [huge.clone(), [normal, huge].concat()] {
+            let error = unpacked(&file).unwrap_err().to_string();
+            assert!(error.contains("dictionary of 268435456 bytes"), "{error}");
+        }
     }
 }

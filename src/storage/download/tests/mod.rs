@@ -224,6 +224,11 @@ async fn an_interrupted_transfer_goes_on_where_it_was() {
     let request = Request { checksum: sha256(&image), ..place.request(&server.url("/t")) };
     let (_, content) = place.success(request).await;
     assert!(content == image);
+    let stalled = Server::start([("/t", Page::Stall { file: image.clone(), after: third })]).await;
+    let mut request = Request { checksum: sha256(&image), ..place.request(&stalled.url("/t")) };
+    request.http.read_timeout = Duration::from_millis(200);
+    place.success(request).await;
+    assert_eq!(stalled.requests().len(), 2);
     let requests = server.requests();
     assert_eq!(requests.len(), 3);
     assert!(

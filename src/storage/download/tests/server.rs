@@ -21,6 +21,11 @@ pub enum Page {
         file: Vec<u8>,
         after: usize,
     },
+    /// As a file, but an answer from the beginning stops after so many bytes, without an end.
+    Stall {
+        file: Vec<u8>,
+        after: usize,
+    },
     /// Until it is closed; no Content-Length.
     Endless,
     /// The file without its length.
@@ -143,6 +148,16 @@ async fn answer<W: AsyncWrite + Unpin>(to: &mut W, page: Page, from: Option<usiz
             let (head, body) = head(file, from, matches!(page, Page::Cut { .. }));
             to.write_all(head.as_bytes()).await?;
             to.write_all(&body[..after.min(body.len())]).await
+        }
+        Page::Stall { file, after } => {
+            let (head, body) = head(&file, from, true);
+            to.write_all(head.as_bytes()).await?;
+            if from.is_some() {
+                return to.write_all(&body).await;
+            }
+            to.write_all(&body[..after]).await?;
+            to.flush().await?;
+            std::future::pending().await
         }
         Page::Unmeasured(file) => {
             to.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
