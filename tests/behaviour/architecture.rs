@@ -149,6 +149,9 @@ const PURE: &[&str] = &[
     "status/human.rs",
     "status/render.rs",
     "status/sections.rs",
+    "storage/download/checksum.rs",
+    "storage/download/metalink.rs",
+    "storage/download/url.rs",
     "storage/qcow2.rs",
 ];
 const IMPURE: &[&str] =

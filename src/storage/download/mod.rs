@@ -20,6 +20,7 @@ mod nfs;
 mod place;
 mod transfer;
 mod unpack;
+mod url;
 mod work;
 mod workplace;
 mod xz;

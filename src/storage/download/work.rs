@@ -3,11 +3,12 @@
 
 use super::checksum::Checksum;
 use super::error::DownloadError;
-use super::http::{Client, HttpError, parse_url};
+use super::http::{Client, HttpError};
 use super::metalink::Metalink;
 use super::nfs::{self, Mounts, Share};
 use super::transfer::{Target, receive};
 use super::unpack;
+use super::url::parse_url;
 use super::workplace::{Interest, Life, Part};
 use super::{Fetched, Format, Request, Source, UrlCheck, place};
 use crate::storage::qcow2::{self, Header};
