@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # Dev profile: the demonstration starts three times sooner than with an optimised build.
 DEV := target/debug
 FUZZ_SECONDS ?= 60
-FUZZ_TARGETS := frame message envelope properties
+FUZZ_TARGETS := frame message envelope properties qcow2
 
 .PHONY: help run test test-real bench build release fmt lint deny fuzz clean deps-build deps-test
 
