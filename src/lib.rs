@@ -9,6 +9,7 @@ pub mod wire;
 pub mod xml;
 
 pub mod config;
+pub mod guest;
 pub mod tls;
 
 pub mod host;

@@ -23,6 +23,8 @@ pub enum XmlError {
     TooLarge,
     #[error("The XML ends early or has no root element")]
     Truncated,
+    #[error("The XML has more than one root element, or text behind it")]
+    Trailing,
     #[error("The root element is <{found}>, not <{wanted}>")]
     WrongRoot { wanted: &'static str, found: String },
 }
@@ -170,8 +172,21 @@ pub fn parse(text: &str) -> Result<Element, XmlError> {
             done.text = done.text.trim().to_owned();
             match open.last_mut() {
                 Some(parent) => parent.children.push(done),
-                None => return Ok(done),
+                None => return at_end(reader).map(|()| done),
             }
+        }
+    }
+}
+
+/// Behind the root element nothing may follow but blanks and comments: what somebody else appended
+/// would be lost unseen.
+fn at_end(mut reader: Reader<&[u8]>) -> Result<(), XmlError> {
+    loop {
+        match reader.read_event()? {
+            Event::Eof => return Ok(()),
+            Event::Comment(_) | Event::PI(_) => {}
+            Event::Text(text) if text.xml10_content().trim().is_empty() => {}
+            _ => return Err(XmlError::Trailing),
         }
     }
 }
@@ -236,6 +251,14 @@ mod tests {
     #[test]
     fn characters_that_xml_cannot_carry_are_left_out() {
         assert_eq!(Element::new("a").with("x", "1\0\u{1b}2").to_string(), "<a x='12'/>");
+    }
+
+    #[test]
+    fn nothing_follows_the_root_element() {
+        for text in ["<a/><b/>", "<a></a>x", "<a/></a>", "<a/>&lt;", "<a/><![CDATA[x]]>"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        assert_eq!(parse("<?xml version='1.0'?>\n<a/>\n<!-- end -->\n").unwrap(), Element::new("a"));
     }
 
     #[test]

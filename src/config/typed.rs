@@ -242,10 +242,13 @@ fn path_of(reader: &mut Reader<'_>, key: &'static str) -> Option<PathBuf> {
     reader.read(key, |text| keys::Kind::Path.accepts(text).then(|| PathBuf::from(text)))
 }
 
-/// LXC is known to the server, but not to this agent: to run as KVM instead would lie about the host.
+/// `qemu` is this agent's own: KVM for the server, computed in software by QEMU. LXC is known to the
+/// server, but not to this agent: to run as KVM instead would lie about the host.
 fn hypervisor_type(reader: &mut Reader<'_>) -> String {
-    let expected = "kvm, the only hypervisor that this agent drives";
-    let parse = |text: &str| text.eq_ignore_ascii_case("kvm").then(|| "kvm".to_owned());
+    let expected = "kvm, or qemu for software emulation";
+    let parse = |text: &str| {
+        ["kvm", "qemu"].into_iter().find(|name| text.eq_ignore_ascii_case(name)).map(str::to_owned)
+    };
     reader.read_expecting("hypervisor.type", expected, parse).unwrap_or_default()
 }
 

@@ -20,6 +20,8 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("recovery", &["errors", "hypervisor", "journal"]),
     ("network", &["errors", "host"]),
     ("storage", &["errors", "host", "tls", "xml"]),
+    // `config` for the type of secrets.
+    ("guest", &["config", "xml"]),
     // `status` for the one constant that names the version spoken on the wire.
     (
         "commands",
@@ -27,6 +29,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "config",
             "errors",
             "files",
+            "guest",
             "host",
             "hypervisor",
             "journal",
@@ -142,6 +145,7 @@ const PURE: &[&str] = &[
     "wire/",
     "config/properties/",
     "dispatch/policy.rs",
+    "guest/",
     "session/inbound.rs",
     "session/machine.rs",
     "session/servers.rs",

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod architecture;
+mod captured_guests;
 mod certificates;
 mod concurrency;
+mod domain_xml;
 mod duties;
 mod faults;
 mod golden;
@@ -12,6 +14,7 @@ mod libvirt_faults;
 mod mini_agent;
 mod readme;
 mod real;
+mod real_domain_xml;
 mod real_hypervisor;
 mod real_libvirt;
 mod registration;

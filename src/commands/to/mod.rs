@@ -8,11 +8,15 @@ pub mod answers;
 pub mod data;
 pub mod disk;
 pub mod echo;
+pub mod nic;
 pub mod passphrase;
 pub mod store;
+pub mod vm;
 
 pub use data::{Data, SnapshotObject, TemplateObject, VolumeObject};
 pub use disk::DiskTo;
 pub use echo::Echo;
+pub use nic::NicTo;
 pub use passphrase::Passphrase;
 pub use store::{NfsStore, PrimaryStore, StorageFiler, Store};
+pub use vm::{Era, VirtualMachineTo};

@@ -5,6 +5,7 @@ pub mod get_vm_disk_stats;
 pub mod get_vm_network_stats;
 pub mod get_vm_stats;
 pub mod get_vnc_port;
+pub mod guest_spec;
 
 use super::fault::{Fault, fault_from};
 use crate::hypervisor::HypervisorError;

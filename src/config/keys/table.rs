@@ -87,7 +87,7 @@ keys! {
     "convert.instance.env.virtv2v.tmpdir": Path "4.22" Live, "Value of VIRT_V2V_TMPDIR while a guest is converted.";
 
     // Hypervisor and machine
-    "hypervisor.type": Text "4.19" Restart = "kvm", "Hypervisor of this host.";
+    "hypervisor.type": Text "4.19" Restart = "kvm", "Hypervisor of this host: kvm, or qemu where KVM does not work.";
     "hypervisor.uri": Text "4.19" Restart = "qemu:///system", "Address of the libvirt daemon.";
     "libvirt.events.enabled": Boolean "4.19" Restart = "false", "Whether a stopped guest is reported at once instead of with the next ping.";
     "host.reserved.mem.mb": Integer "4.19" NextSession = "1024", "MiB of memory that are withheld from guests.";

@@ -22,6 +22,11 @@ fn problems(text: &str) -> Vec<InvalidValue> {
 }
 
 #[test]
+fn guests_can_be_emulated_in_software() {
+    assert_eq!(read("hypervisor.type=QEMU\n").hypervisor_type, "qemu");
+}
+
+#[test]
 fn an_empty_file_gives_the_documented_defaults() {
     let config = read("");
     assert_eq!(config.missing(), ["guid"]);
