@@ -74,6 +74,9 @@ impl fmt::Debug for Output {
     }
 }
 
+/// Sees standard output while the program runs.
+type Tap = Box<dyn FnMut(&[u8]) + Send>;
+
 /// A program to run, by absolute path.
 #[must_use = "nothing is started before `run`"]
 pub struct Program {
@@ -83,6 +86,7 @@ pub struct Program {
     stdin: Option<Vec<u8>>,
     deadline: Duration,
     max_output: usize,
+    tap: Option<Tap>,
 }
 
 impl fmt::Debug for Program {
@@ -104,6 +108,7 @@ impl Program {
             stdin: None,
             deadline: DEFAULT_DEADLINE,
             max_output: DEFAULT_MAX_OUTPUT,
+            tap: None,
         }
     }
 
@@ -141,16 +146,23 @@ impl Program {
         self
     }
 
+    /// Also hands standard output to `tap` as it comes, in pieces of any size, without a bound; `tap`
+    /// must not block. For programs that tell their progress.
+    pub fn on_stdout(mut self, tap: impl FnMut(&[u8]) + Send + 'static) -> Self {
+        self.tap = Some(Box::new(tap));
+        self
+    }
+
     /// Runs the program to its end. An exit code other than 0 is not an error.
-    pub async fn run(self) -> Result<Output, ExecError> {
+    pub async fn run(mut self) -> Result<Output, ExecError> {
         if !self.path.is_absolute() {
             return Err(ExecError::RelativePath { program: self.path });
         }
         let program = self.path.display().to_string();
         let mut group = self.start(&program)?;
         let max = self.max_output;
-        let mut stdout = Capture::new(group.child.stdout.take(), max);
-        let mut stderr = Capture::new(group.child.stderr.take(), max);
+        let mut stdout = Capture::new(group.child.stdout.take(), max, self.tap.take());
+        let mut stderr = Capture::new(group.child.stderr.take(), max, None);
         let input = group.child.stdin.take();
         let bytes = self.stdin.unwrap_or_default();
         let ended = tokio::time::timeout(self.deadline, async {
@@ -218,11 +230,12 @@ struct Capture<R> {
     kept: Vec<u8>,
     max: usize,
     truncated: bool,
+    tap: Option<Tap>,
 }
 
 impl<R: AsyncRead + Unpin> Capture<R> {
-    fn new(from: Option<R>, max: usize) -> Self {
-        Self { from, kept: Vec::new(), max, truncated: false }
+    fn new(from: Option<R>, max: usize, tap: Option<Tap>) -> Self {
+        Self { from, kept: Vec::new(), max, truncated: false, tap }
     }
 
     async fn fill(&mut self) {
@@ -231,7 +244,11 @@ impl<R: AsyncRead + Unpin> Capture<R> {
         // An error on a pipe means the same as its end.
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
             let room = self.max.saturating_sub(self.kept.len());
-            self.kept.extend(buffer.iter().take(count.min(room)));
+            let piece = buffer.get(..count).unwrap_or_default();
+            if let Some(tap) = &mut self.tap {
+                tap(piece);
+            }
+            self.kept.extend(piece.iter().take(room));
             self.truncated |= count > room;
         }
     }

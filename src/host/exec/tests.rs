@@ -63,6 +63,23 @@ async fn output_is_bounded_and_does_not_block_the_program() {
 }
 
 #[tokio::test]
+async fn output_is_seen_while_it_is_written_and_beyond_the_bound() {
+    let (sender, mut pieces) = tokio::sync::mpsc::unbounded_channel();
+    let directory = tempfile::tempdir().unwrap();
+    let gate = directory.path().join("go on");
+    let script =
+        format!("echo first; while ! test -e '{}'; do sleep 0.01; done; echo second", gate.display());
+    let program = shell(&script).max_output(3).on_stdout(move |piece| sender.send(piece.to_vec()).unwrap());
+    let running = tokio::spawn(program.run());
+    // The program goes on only after its first line has been seen.
+    assert_eq!(pieces.recv().await.unwrap(), b"first\n");
+    std::fs::write(gate, "").unwrap();
+    let output = running.await.unwrap().unwrap();
+    assert_eq!(pieces.recv().await.unwrap(), b"second\n");
+    assert_eq!((output.text().as_str(), output.truncated), ("fir", true));
+}
+
+#[tokio::test]
 async fn nothing_of_our_environment_leaks() {
     let output = Program::new("/usr/bin/env").env("EXTRA", "1").run().await.unwrap();
     let text = output.text();
