@@ -29,6 +29,7 @@ use crate::session::survivors::Survivors;
 use crate::status::board::Board;
 use crate::status::socket::{Peers, StatusSocket};
 use crate::status::{file, render};
+use crate::storage::Storage;
 use crate::storage::download::Downloads;
 use crate::tls::download::DIRECTORY as DOWNLOAD_CERTIFICATES;
 use std::path::PathBuf;
@@ -179,6 +180,7 @@ async fn agent(
         downloads: Downloads::new(first.dir().join(DOWNLOAD_CERTIFICATES)),
         identity: known_identity,
         ssh_dir: "/root/.ssh".into(),
+        storage: Storage::spawn(config.clone(), hypervisor.clone()),
     });
     let dispatch_pulse = Pulse::default();
     let dispatcher = Dispatcher::spawn(services.clone(), dispatch_pulse.clone());

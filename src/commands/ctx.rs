@@ -6,6 +6,7 @@ use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
 use crate::network::Bridges;
 use crate::orphans::touched::Touched;
+use crate::storage::Storage;
 use crate::storage::download::Downloads;
 use std::future::Future;
 use std::pin::Pin;
@@ -33,6 +34,7 @@ pub struct Services {
     pub identity: watch::Receiver<Option<Identity>>,
     /// Where the ssh key pair for system VMs lives; `/root/.ssh` on a real host.
     pub ssh_dir: std::path::PathBuf,
+    pub storage: Storage,
 }
 
 /// Facts of the last inventory that handlers answer with.

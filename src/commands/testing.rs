@@ -10,6 +10,7 @@ use crate::journal::faults::Faults;
 use crate::network::{Bridges, Settings};
 use crate::orphans::touched::Touched;
 use crate::recovery::Recovery;
+use crate::storage::Storage;
 use crate::storage::download::Downloads;
 use crate::wire::Element;
 use serde_json::Value;
@@ -74,8 +75,10 @@ impl Bench {
         let hypervisor = Hypervisor::spawn(&uri(directory.path()));
         let recovery = Recovery { hypervisor: hypervisor.clone() };
         let journal = Journal::with_faults(&directory.path().join("journal"), Box::new(recovery), faults);
+        let config = ConfigStore::spawn(properties);
         let services = Services {
-            config: ConfigStore::spawn(properties),
+            storage: Storage::spawn(config.clone(), hypervisor.clone()),
+            config,
             hypervisor,
             journal,
             touched: Touched::spawn(directory.path()),

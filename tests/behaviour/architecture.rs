@@ -19,7 +19,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("orphans", &[]),
     ("recovery", &["errors", "hypervisor", "journal"]),
     ("network", &["errors", "host"]),
-    ("storage", &["errors", "host", "tls", "xml"]),
+    ("storage", &["config", "errors", "host", "hypervisor", "tls", "xml"]),
     // `config` for the type of secrets.
     ("guest", &["config", "xml"]),
     // `status` for the one constant that names the version spoken on the wire.

@@ -25,6 +25,7 @@ use cloudstack_agent::session::report::Reporter;
 use cloudstack_agent::session::supervisor::Supervisor;
 use cloudstack_agent::session::survivors::Survivors;
 use cloudstack_agent::status::board::Board;
+use cloudstack_agent::storage::Storage;
 use cloudstack_agent::storage::download::Downloads;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -102,6 +103,7 @@ fn agent(common: &Common, number: usize, config: ConfigStore, hypervisor: Hyperv
         downloads: Downloads::new("/nonexistent".into()),
         identity: known_identity,
         ssh_dir: common.dir.join("ssh"),
+        storage: Storage::spawn(config.clone(), hypervisor.clone()),
     });
     let env = Environment {
         dispatcher: Dispatcher::spawn(services.clone(), Pulse::default()),

@@ -12,6 +12,12 @@ pub mod revoke_direct_download_certificate;
 pub mod setup_direct_download_certificate;
 
 use super::fault::{Fault, fault_from};
+use crate::storage::disk::DiskError;
+use crate::storage::mounts::MountError;
+use crate::storage::names::NameError;
+use crate::storage::pools::PoolError;
+use crate::storage::qemu_img::QemuImgError;
+use crate::storage::volumes::VolumeError;
 use crate::tls::download::DownloadTlsError;
 
-fault_from!(DownloadTlsError);
+fault_from!(DiskError, DownloadTlsError, MountError, NameError, PoolError, QemuImgError, VolumeError);
