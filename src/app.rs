@@ -165,7 +165,10 @@ async fn agent(
     };
     let hypervisor = Hypervisor::spawn(&first.hypervisor_uri);
     let constants = ConstantFacts::collect(&facts::settings(&first));
-    let recovery = Recovery { hypervisor: hypervisor.clone() };
+    let storage = Storage::spawn(config.clone(), hypervisor.clone());
+    let bridges = Bridges::new(bridge_settings(&first));
+    let recovery =
+        Recovery { hypervisor: hypervisor.clone(), storage: storage.clone(), bridges: bridges.clone() };
     let journal = Journal::open(&options.state_dir.join("journal"), Box::new(recovery));
     tokio::spawn(recover(journal.clone(), hypervisor.clone()));
     let (identity, known_identity) = watch::channel(None);
@@ -176,11 +179,11 @@ async fn agent(
         touched: Touched::spawn(&options.runtime_dir),
         samples: Samples::spawn(),
         capabilities: constants.capabilities.clone(),
-        bridges: Bridges::new(bridge_settings(&first)),
+        bridges,
         downloads: Downloads::new(first.dir().join(DOWNLOAD_CERTIFICATES)),
         identity: known_identity,
         ssh_dir: "/root/.ssh".into(),
-        storage: Storage::spawn(config.clone(), hypervisor.clone()),
+        storage,
     });
     let dispatch_pulse = Pulse::default();
     let dispatcher = Dispatcher::spawn(services.clone(), dispatch_pulse.clone());

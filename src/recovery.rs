@@ -1,8 +1,10 @@
 //! Carries out what the journal says: undoes or finishes steps of commands.
 
 use crate::errors::chain;
-use crate::hypervisor::{Deletion, DomainState, Hypervisor, HypervisorError, Object};
+use crate::hypervisor::{Deletion, DomainState, Hypervisor, HypervisorError, Object, PowerState};
 use crate::journal::{Action, Execute};
+use crate::network::Bridges;
+use crate::storage::Storage;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -17,6 +19,8 @@ const LONG: Duration = Duration::from_secs(3600);
 #[derive(Debug, Clone)]
 pub struct Recovery {
     pub hypervisor: Hypervisor,
+    pub storage: Storage,
+    pub bridges: Bridges,
 }
 
 impl Execute for Recovery {
@@ -45,8 +49,28 @@ impl Recovery {
                     self.hypervisor.delete_snapshot(guest, snapshot, Deletion::Everything, LONG).await;
                 absent_guest_is_fine(delete.map(drop))
             }
-            other => Err(format!("cannot {other}")),
+            Action::MergeOverlay { guest, device, base, overlay } => {
+                self.merge(guest, device, base, overlay).await
+            }
+            Action::Unplug { bridge, delete } => {
+                self.bridges.unplug(bridge, *delete).await.map(drop).map_err(|error| chain(&error))
+            }
         }
+    }
+
+    /// Nothing that the guest has written may be lost, whether it still runs or not.
+    async fn merge(&self, guest: &str, device: &str, base: &Path, overlay: &Path) -> Result<(), String> {
+        let state = self.hypervisor.state(guest).await.map_err(|error| chain(&error))?;
+        let runs = state.is_some_and(|(state, _)| state.power() == PowerState::On);
+        if runs {
+            let base = base.to_string_lossy();
+            let merge = self.hypervisor.commit_and_pivot(guest, device, &base, false, LONG);
+            merge.await.map_err(|error| chain(&error))?;
+        } else if tokio::fs::try_exists(overlay).await.unwrap_or(true) {
+            let merge = self.storage.images.commit(overlay, base, LONG);
+            merge.await.map_err(|error| chain(&error))?;
+        }
+        absent_is_fine(tokio::fs::remove_file(overlay).await)
     }
 
     async fn resume(&self, guest: &str) -> Result<(), String> {

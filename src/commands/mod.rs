@@ -7,6 +7,7 @@
 pub mod claims;
 pub mod ctx;
 pub mod fault;
+pub mod place;
 pub mod registry;
 pub mod secret;
 pub mod table;

@@ -73,19 +73,22 @@ impl Bench {
         let (_identity, identity) = watch::channel(Some(known));
         let (sender, requests) = mpsc::channel(16);
         let hypervisor = Hypervisor::spawn(&uri(directory.path()));
-        let recovery = Recovery { hypervisor: hypervisor.clone() };
-        let journal = Journal::with_faults(&directory.path().join("journal"), Box::new(recovery), faults);
         let config = ConfigStore::spawn(properties);
+        let storage = Storage::spawn(config.clone(), hypervisor.clone());
+        // Sees only the devices that a test puts below its directory.
+        let bridges = Bridges::new(Settings { root: directory.path().to_owned(), ..Settings::default() });
+        let recovery =
+            Recovery { hypervisor: hypervisor.clone(), storage: storage.clone(), bridges: bridges.clone() };
+        let journal = Journal::with_faults(&directory.path().join("journal"), Box::new(recovery), faults);
         let services = Services {
-            storage: Storage::spawn(config.clone(), hypervisor.clone()),
+            storage,
             config,
             hypervisor,
             journal,
             touched: Touched::spawn(directory.path()),
             samples: Samples::spawn(),
             capabilities: Capabilities::spawn(directory.path().join("uefi.properties")),
-            // Sees only the devices that a test puts below its directory.
-            bridges: Bridges::new(Settings { root: directory.path().to_owned(), ..Settings::default() }),
+            bridges,
             downloads: Downloads::new(directory.path().join(crate::tls::download::DIRECTORY)),
             identity,
             ssh_dir: directory.path().join("ssh"),

@@ -19,14 +19,12 @@ pub enum Action {
         from: PathBuf,
         to: PathBuf,
     },
-    Unmount {
-        path: PathBuf,
-    },
     /// Ends a guest that this work has started.
     DestroyGuest {
         guest: String,
     },
-    /// Makes a guest write to `base` again instead of to an overlay over it.
+    /// Makes a guest write to `base` again instead of to an overlay over it; if it does not run any
+    /// more, what the overlay has is moved into `base` all the same.
     MergeOverlay {
         guest: String,
         device: String,
@@ -57,7 +55,6 @@ impl fmt::Display for Action {
             Action::RemoveFile { path } => write!(f, "remove {}", path.display()),
             Action::RemoveDirectory { path } => write!(f, "remove the directory {}", path.display()),
             Action::MoveBack { from, to } => write!(f, "move {} back to {}", from.display(), to.display()),
-            Action::Unmount { path } => write!(f, "unmount {}", path.display()),
             Action::DestroyGuest { guest } => write!(f, "end guest {guest}"),
             Action::MergeOverlay { guest, device, base, .. } => {
                 write!(f, "merge the overlay of {device} of guest {guest} into {}", base.display())

@@ -17,7 +17,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("hypervisor", &["errors", "xml"]),
     ("host", &["hypervisor"]),
     ("orphans", &[]),
-    ("recovery", &["errors", "hypervisor", "journal"]),
+    ("recovery", &["errors", "hypervisor", "journal", "network", "storage"]),
     ("network", &["errors", "host"]),
     ("storage", &["config", "errors", "host", "hypervisor", "tls", "xml"]),
     // `config` for the type of secrets.

@@ -90,7 +90,10 @@ pub async fn run(dir: &Path, scale: f64) -> Result<ExitCode, Failure> {
 /// One agent, wired as the program wires itself.
 fn agent(common: &Common, number: usize, config: ConfigStore, hypervisor: Hypervisor) -> Supervisor {
     let (identity, known_identity) = watch::channel(None);
-    let recovery = Recovery { hypervisor: hypervisor.clone() };
+    let storage = Storage::spawn(config.clone(), hypervisor.clone());
+    let bridges = Bridges::new(Settings { root: common.dir.clone(), ..Settings::default() });
+    let recovery =
+        Recovery { hypervisor: hypervisor.clone(), storage: storage.clone(), bridges: bridges.clone() };
     let journal = Journal::open(&common.dir.join(format!("run/journal-{number}")), Box::new(recovery));
     let services = Arc::new(Services {
         config: config.clone(),
@@ -99,11 +102,11 @@ fn agent(common: &Common, number: usize, config: ConfigStore, hypervisor: Hyperv
         touched: Touched::spawn(&common.dir.join("run")),
         samples: Samples::spawn(),
         capabilities: common.constants.capabilities.clone(),
-        bridges: Bridges::new(Settings { root: common.dir.clone(), ..Settings::default() }),
+        bridges,
         downloads: Downloads::new("/nonexistent".into()),
         identity: known_identity,
         ssh_dir: common.dir.join("ssh"),
-        storage: Storage::spawn(config.clone(), hypervisor.clone()),
+        storage,
     });
     let env = Environment {
         dispatcher: Dispatcher::spawn(services.clone(), Pulse::default()),
