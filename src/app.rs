@@ -255,9 +255,13 @@ async fn tell_systemd(board: Board) {
     let mut session = board.watch_session();
     let mut notifier = Notifier::default();
     loop {
+        // Before the snapshot: a change between the two is told twice, not missed.
+        let told = {
+            let session = session.borrow_and_update();
+            (session.state, session.waiting_for.clone())
+        };
         notifier.status(&render::one_line(&board.snapshot()));
-        let state = session.borrow_and_update().state;
-        while session.borrow().state == state {
+        while told == (session.borrow().state, session.borrow().waiting_for.clone()) {
             if session.changed().await.is_err() {
                 return;
             }

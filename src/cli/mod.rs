@@ -8,6 +8,7 @@ pub mod commands;
 pub mod completions;
 mod help;
 pub mod inventory;
+mod maintenance;
 mod offline;
 pub mod out;
 pub mod status;
@@ -76,6 +77,9 @@ enum Command {
     Version(JsonArgs),
     /// Write a completion script for a shell to stdout
     Completions(CompletionsArgs),
+    /// Run one stage of rolling maintenance: what its systemd unit starts
+    #[command(hide = true)]
+    RollingMaintenance(MaintenanceArgs),
 }
 
 #[derive(Debug, Args)]
@@ -167,6 +171,20 @@ struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]
     shell: clap_complete::Shell,
+    /// Name that the program is called by
+    #[arg(long, value_name = "NAME", default_value = "agent")]
+    name: String,
+}
+
+#[derive(Debug, Args)]
+struct MaintenanceArgs {
+    /// STAGE,SCRIPT,SECONDS,RESULTS,OUTPUT[,PAYLOAD]
+    instance: String,
+}
+
+/// The whole grammar, for the manual pages.
+pub fn grammar() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses `args` (program name first) and does what they say.
@@ -203,7 +221,10 @@ fn dispatch(command: Command) -> ExitCode {
         }
         Command::Commands(args) => ExitCode::from(commands::show(offline::command_rows(), args.json)),
         Command::Version(args) => ExitCode::from(version::show(args.json)),
-        Command::Completions(args) => ExitCode::from(completions::show(args.shell, Cli::command())),
+        Command::Completions(args) => {
+            ExitCode::from(completions::show(args.shell, Cli::command(), &args.name))
+        }
+        Command::RollingMaintenance(args) => on_small_runtime(maintenance::run(args.instance)),
     }
 }
 

@@ -203,8 +203,18 @@ impl Program {
             .kill_on_drop(true)
             .spawn()
             .map_err(|source| ExecError::Start { program: program.to_owned(), source })?;
+        yield_to_the_agent(child.id());
         let leader = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         Ok(Group { child, leader })
+    }
+}
+
+/// The service manager protects the agent when the kernel runs out of memory, and children inherit
+/// that: a program that grows must go before the agent does.
+fn yield_to_the_agent(child: Option<u32>) {
+    if let Some(id) = child {
+        // Fails where the agent itself may be killed first, or for a child that has ended already.
+        let _ = std::fs::write(format!("/proc/{id}/oom_score_adj"), "0");
     }
 }
 

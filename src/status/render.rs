@@ -121,7 +121,9 @@ pub fn one_line(status: &Status) -> String {
             let _ = write!(line, ": {}", session.last_error.as_deref().unwrap_or("no error was recorded"));
             line
         }
-        SessionState::Idle => "Starting".to_owned(),
+        SessionState::Idle => {
+            session.waiting_for.as_deref().map_or("Starting".to_owned(), |what| format!("Waiting for {what}"))
+        }
         SessionState::Connecting => format!("Connecting to {server}"),
         SessionState::Tls => format!("TLS handshake with {server}"),
         SessionState::Registering => format!("Registering with {server}"),

@@ -5,6 +5,7 @@ pub mod check_network;
 pub mod check_on_host;
 pub mod cleanup_network_rules;
 pub mod get_host_stats;
+pub mod maintenance_unit;
 pub mod modify_ssh_keys;
 pub mod ping_test;
 pub mod rolling_maintenance;
