@@ -10,7 +10,7 @@ DEV := target/debug
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := frame message envelope properties qcow2
 
-.PHONY: help run test test-real bench build release fmt lint deny fuzz clean deps-build deps-test
+.PHONY: help run test test-real test-package bench build release deb fmt lint deny fuzz clean deps-build deps-test deps-package deps-test-package
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,12 @@ deps-build:
 deps-test:
 	@scripts/install-deps test
 
+deps-package:
+	@scripts/install-deps package
+
+deps-test-package:
+	@scripts/install-deps test-package
+
 run: build ## Build, then show registration, a server restart, the Alert loop and the recovery
 	@scripts/demo $(DEV)
 
@@ -29,6 +35,9 @@ test: deps-test ## Format, lints, dependencies, all tests, with a summary
 
 test-real: deps-test ## Only the tests against a real libvirt daemon
 	cargo test --locked --features sim --test behaviour libvirt
+
+test-package: deps-test-package build ## Build the Debian package and try it on a booted Debian (needs root)
+	@tests/package/run
 
 bench: deps-build ## Measure the release build and print the table of the README
 	cargo build --locked --release --features sim
@@ -40,6 +49,9 @@ build: deps-build ## Build agent and simulator (dev profile)
 
 release: deps-build ## Build the agent as it is shipped: target/release/agent
 	cargo build --locked --release --bin agent
+
+deb: deps-package ## Build the Debian package: target/package/*.deb
+	@scripts/build-deb
 
 fmt: ## Format all code
 	cargo fmt --all

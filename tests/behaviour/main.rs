@@ -12,6 +12,7 @@ mod golden;
 mod harness;
 mod libvirt_faults;
 mod mini_agent;
+mod packaging;
 mod readme;
 mod real;
 mod real_domain_xml;
