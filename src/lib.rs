@@ -18,6 +18,7 @@ pub mod network;
 
 pub mod orphans;
 pub mod recovery;
+pub mod setup;
 pub mod storage;
 
 pub mod commands;

@@ -121,3 +121,84 @@ Lists every command of the management server, the answer it gets, and whether th
 Exit codes:
   0   shown
   64  wrong usage";
+
+/// After `agent setup --help`.
+pub const SETUP: &str = "\
+Compares the host with what it has to be, shows the plan, and does only what is missing: kernel module,
+AppArmor, links to the certificates, libvirtd.conf, qemu.conf, libvirt's sockets, ufw where it is active,
+agent.properties, the agent's service. The network is only looked at. When a step fails, those before it
+are taken back. Everything is recorded; a second run finds nothing to do. Without -a it asks.
+
+Examples:
+  cloudstack-setup-agent                       ask, then set up
+  cloudstack-setup-agent -m 10.0.0.5 -z 1 -p 1 -c 1 -g GUID -a -s --pubNic=cloudbr0 --prvNic=cloudbr0 --guestNic=cloudbr0 --hypervisor=kvm
+                                               what a management server calls when a host is added
+  cloudstack-setup-agent -s                    let libvirt use the certificates, nothing else
+  agent setup --undo                           take the last set-up back
+
+Environment:
+  AGENT_ROOT          same as --root
+
+Files:
+  /etc/cloudstack/agent/agent.properties       gets the place of this host; setup.apparmor.disable=false
+                                               in it keeps AppArmor on
+  /var/lib/cloudstack-agent/setup/run-NNNN/    what each set-up did, and the files as they were
+  /var/log/cloudstack/agent/setup.log          what was said
+
+Exit codes:
+  0   set up, or nothing to do; --undo: all taken back
+  1   --undo: something was changed since and is left as it is
+  2   a problem that must be solved first, or a step failed and all was taken back
+  64  wrong usage";
+
+/// After `agent keystore-setup --help`.
+pub const KEYSTORE_SETUP: &str = "\
+Called by management servers over ssh. Makes a new RSA key and prints the request for its certificate. The
+key in use stays until keystore-cert-import installs the certificate of the new one.
+
+Examples:
+  keystore-setup /etc/cloudstack/agent/agent.properties /etc/cloudstack/agent/cloud.jks PASSWORD 365 \
+                 /etc/cloudstack/agent/cloud.csr
+
+Exit codes:
+  0   the request is on stdout
+  1   failed
+  64  wrong usage";
+
+/// After `agent keystore-cert-import --help`.
+pub const KEYSTORE_CERT_IMPORT: &str = "\
+Called by management servers over ssh. Installs certificate, key, CA certificates and keystore beside
+agent.properties, if they fit together, and lets libvirt and QEMU use them. Prints nothing.
+
+Exit codes:
+  0   installed; a warning on stderr says if libvirt could not be configured
+  1   failed, nothing was replaced
+  64  wrong usage";
+
+/// After `agent ssh --help`.
+pub const SSH: &str = "\
+Examples:
+  cloudstack-ssh 169.254.12.7
+  cloudstack-ssh 169.254.12.7 cat /var/log/cloud.log
+
+Files:
+  /root/.ssh/id_rsa.cloud     the key, given by the management server
+
+Exit codes:
+  that of ssh, which is that of the command
+  2   ssh could not be started
+  64  wrong usage";
+
+/// After `agent guest --help`.
+pub const GUEST: &str = "\
+Prints one JSON object, also about an error.
+
+Examples:
+  cloudstack-guest-tool i-2-3-VM
+  cloudstack-guest-tool r-4-VM --command ping --timeout 10
+
+Exit codes:
+  0    answered
+  1    the guest agent answered something else than expected
+  64   wrong usage
+  255  the guest agent could not be asked";

@@ -8,13 +8,16 @@ pub mod commands;
 pub mod completions;
 mod help;
 pub mod inventory;
+mod keystore;
 mod maintenance;
 mod offline;
 pub mod out;
+mod remote;
+mod setup;
 pub mod status;
 pub mod version;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -80,7 +83,31 @@ enum Command {
     /// Run one stage of rolling maintenance: what its systemd unit starts
     #[command(hide = true)]
     RollingMaintenance(MaintenanceArgs),
+    /// Make this machine a host of a zone (also: cloudstack-setup-agent)
+    #[command(after_long_help = help::SETUP)]
+    Setup(setup::SetupArgs),
+    /// Make a key and print the request for its certificate (also: keystore-setup)
+    #[command(after_long_help = help::KEYSTORE_SETUP)]
+    KeystoreSetup(keystore::KeystoreSetupArgs),
+    /// Install a certificate (also: keystore-cert-import)
+    #[command(after_long_help = help::KEYSTORE_CERT_IMPORT)]
+    KeystoreCertImport(keystore::KeystoreImportArgs),
+    /// Log in to a system VM (also: cloudstack-ssh)
+    #[command(after_long_help = help::SSH)]
+    Ssh(remote::SshArgs),
+    /// Ask the QEMU guest agent of a guest (also: cloudstack-guest-tool)
+    #[command(after_long_help = help::GUEST)]
+    Guest(remote::GuestArgs),
 }
+
+/// Names under which the program is called for one purpose, and the subcommand that serves it.
+const CALLED_AS: [(&str, &str); 5] = [
+    ("cloudstack-setup-agent", "setup"),
+    ("keystore-setup", "keystore-setup"),
+    ("keystore-cert-import", "keystore-cert-import"),
+    ("cloudstack-ssh", "ssh"),
+    ("cloudstack-guest-tool", "guest"),
+];
 
 #[derive(Debug, Args)]
 struct Paths {
@@ -225,6 +252,11 @@ fn dispatch(command: Command) -> ExitCode {
             ExitCode::from(completions::show(args.shell, Cli::command(), &args.name))
         }
         Command::RollingMaintenance(args) => on_small_runtime(maintenance::run(args.instance)),
+        Command::Setup(args) => on_small_runtime(setup::run(args)),
+        Command::KeystoreSetup(args) => on_small_runtime(keystore::run_setup(args)),
+        Command::KeystoreCertImport(args) => on_small_runtime(keystore::run_import(args)),
+        Command::Ssh(args) => ExitCode::from(remote::ssh(args)),
+        Command::Guest(args) => on_small_runtime(remote::ask_guest(args)),
     }
 }
 
@@ -276,8 +308,16 @@ fn on_small_runtime(task: impl Future<Output = u8>) -> ExitCode {
 }
 
 /// Turns `agent [options] --status [options]` into `agent status [options] [options]`. Arguments
-/// that begin with a subcommand stay as they are.
+/// that begin with a subcommand stay as they are. Called by the name of another program, that is the
+/// subcommand.
 fn rewrite(args: Vec<OsString>) -> Vec<OsString> {
+    let called = args.first().map(PathBuf::from).unwrap_or_default();
+    let other = CALLED_AS.iter().find(|(name, _)| called.file_name() == Some(OsStr::new(name)));
+    if let Some((_, subcommand)) = other {
+        let mut rewritten = args;
+        rewritten.insert(1, (*subcommand).into());
+        return rewritten;
+    }
     let is_option = |arg: &OsString| arg.as_encoded_bytes().starts_with(b"-");
     let flag = args.iter().position(|arg| arg == "--status");
     match (args.get(1), flag) {
@@ -319,6 +359,10 @@ mod tests {
             ("agent run --status", "agent run --status"),
             ("agent --help", "agent --help"),
             ("agent", "agent"),
+            ("/usr/bin/cloudstack-setup-agent -a -s", "/usr/bin/cloudstack-setup-agent setup -a -s"),
+            ("keystore-setup a b c 365 d", "keystore-setup keystore-setup a b c 365 d"),
+            ("cloudstack-guest-tool --status", "cloudstack-guest-tool guest --status"),
+            ("/usr/bin/cloudstack-agent run", "/usr/bin/cloudstack-agent run"),
         ] {
             assert_eq!(rewrite(words(given)), words(meant), "{given}");
         }

@@ -185,6 +185,19 @@ impl Program {
         }
     }
 
+    /// Becomes the program, which gets this process's terminal and environment; returns only if that fails.
+    /// For command-line tools that hand over to another, never for the agent. Input and limits do not apply.
+    #[allow(clippy::disallowed_methods)]
+    pub fn become_it(self) -> ExecError {
+        use std::os::unix::process::CommandExt;
+        if !self.path.is_absolute() {
+            return ExecError::RelativePath { program: self.path };
+        }
+        let program = self.path.display().to_string();
+        let source = std::process::Command::new(&self.path).args(&self.arguments).exec();
+        ExecError::Start { program, source }
+    }
+
     // The one exception to the ban on starting processes.
     #[allow(clippy::disallowed_methods)]
     fn start(&self, program: &str) -> Result<Group, ExecError> {

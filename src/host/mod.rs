@@ -7,6 +7,7 @@ pub mod capabilities;
 pub mod cpu;
 pub mod exec;
 pub mod health;
+pub mod identity;
 pub mod inventory;
 pub mod memory;
 mod netlink;

@@ -45,6 +45,9 @@ const MAX_HOSTNAME: usize = 253;
 /// Most addresses in a certificate request; further ones are left out.
 const MAX_ADDRESSES: usize = 256;
 
+/// Longest passphrase accepted; servers send 16 characters.
+const LONGEST_PASSPHRASE: usize = 256;
+
 /// For the owner only: secrets nothing else on the host reads.
 const OWNER_ONLY: u32 = 0o600;
 
@@ -105,6 +108,13 @@ pub struct Installed {
     pub certificate: CertificateSummary,
     /// Number of trusted CA certificates.
     pub authorities: usize,
+}
+
+/// Whether a passphrase can be stored: other set-up programs read agent.properties with a shell, so it must
+/// be one plain word.
+pub fn is_plain_passphrase(passphrase: &str) -> bool {
+    (1..=LONGEST_PASSPHRASE).contains(&passphrase.len())
+        && passphrase.chars().all(|c| c.is_ascii_alphanumeric() || "._-+/@%".contains(c))
 }
 
 /// Makes a new RSA key, keeps it aside in `dir`, and returns the request to sign. `addresses` are all of the

@@ -22,6 +22,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("storage", &["config", "errors", "host", "hypervisor", "tls", "xml"]),
     // `config` for the type of secrets.
     ("guest", &["config", "xml"]),
+    ("setup", &["config", "errors", "files", "host", "tls"]),
     // `status` for the one constant that names the version spoken on the wire.
     (
         "commands",
@@ -93,6 +94,7 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
             "hypervisor",
             "service",
             "session",
+            "setup",
             "status",
             "tls",
             "wire",
@@ -150,6 +152,7 @@ const PURE: &[&str] = &[
     "session/machine.rs",
     "session/servers.rs",
     "session/survivors.rs",
+    "setup/planning/",
     "status/human.rs",
     "status/render.rs",
     "status/sections.rs",

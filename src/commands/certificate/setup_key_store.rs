@@ -5,16 +5,11 @@
 use super::{Recipient, blocking};
 use crate::commands::{Claims, Command, Ctx, Fault, Key, Reply, secret};
 use crate::config::{Change, Secret};
-use crate::host::exec::{Program, find_program};
-use crate::host::os;
+use crate::host::identity::{addresses, full_name};
 use crate::tls::provision;
 use crate::wire::lenient;
-use std::net::IpAddr;
 use std::time::Duration;
-use sysinfo::Networks;
 
-/// Longest passphrase accepted; servers send 16 characters.
-const LONGEST_PASSPHRASE: usize = 256;
 /// The resolver is asked for the full name; without an answer the short one has to do.
 const NAME_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -58,39 +53,15 @@ impl Command for SetupKeyStoreCommand {
     }
 }
 
-/// Setup scripts read the passphrase with a shell, so it must be one plain word.
+/// What goes into agent.properties must be one plain word.
 fn usable(passphrase: &str) -> Result<&str, Fault> {
-    let plain = (1..=LONGEST_PASSPHRASE).contains(&passphrase.len())
-        && passphrase.chars().all(|c| c.is_ascii_alphanumeric() || "._-+/@%".contains(c));
-    if plain {
+    if provision::is_plain_passphrase(passphrase) {
         Ok(passphrase)
     } else {
         Err(Fault::new(
             "The keystore password in the command is not one plain word: set keystore.passphrase in agent.properties",
         ))
     }
-}
-
-/// `hostname --fqdn`, else the kernel's node name.
-async fn full_name(deadline: Duration) -> String {
-    let Some(program) = find_program("hostname") else { return os::hostname() };
-    match Program::new(program).arg("--fqdn").deadline(deadline).max_output(1_024).run().await {
-        Ok(output) if output.success() && !output.text().trim().is_empty() => output.text().trim().to_owned(),
-        _ => os::hostname(),
-    }
-}
-
-/// All addresses of this host, in a stable order. The server adds those it knows, so that a request
-/// without any is still worth sending.
-fn addresses() -> Vec<IpAddr> {
-    let networks = Networks::new_with_refreshed_list()
-        .inspect_err(|error| tracing::warn!(%error, "The addresses of this host cannot be listed"));
-    let networks = networks.iter().flat_map(|networks| networks.values());
-    let mut found: Vec<IpAddr> =
-        networks.flat_map(|network| network.ip_networks().iter().map(|ip| ip.addr)).collect();
-    found.sort_unstable();
-    found.dedup();
-    found
 }
 
 #[cfg(test)]
@@ -148,11 +119,5 @@ mod tests {
     fn the_password_is_not_shown() {
         let command: SetupKeyStoreCommand = serde_json::from_str(r#"{"keystorePassword":"canary"}"#).unwrap();
         assert!(!format!("{command:?}").contains("canary"));
-    }
-
-    #[tokio::test]
-    async fn this_host_has_a_name_and_addresses() {
-        assert!(!full_name(NAME_DEADLINE).await.is_empty());
-        assert!(addresses().iter().any(IpAddr::is_loopback));
     }
 }

@@ -157,6 +157,10 @@ keys! {
     "agent.hooks.libvirt_vm_on_stop.shell_script": Text "4.21" Live = "libvirt-vm-state-change.sh",
         "Shell hook that runs after a guest has stopped.";
 
+    // Set-up, known to this agent only
+    "setup.apparmor.disable": Boolean "4.19" Live = "true",
+        "Whether cloudstack-setup-agent takes AppArmor off libvirt and guests, as the Java agent's does.";
+
     // Written by the agent itself
     "LibvirtComputingResource.id": Long "4.19" NextSession, "Id that the management server gave this host.";
     "LibvirtComputingResource.uuid": Text "4.20.2" NextSession, "UUID that the management server gave this host.";
