@@ -25,7 +25,7 @@ mod tests;
 pub use error::MountError;
 pub use export::Export;
 pub use program::{Programs, Timing};
-pub use table::{Mounted, mounted_at};
+pub use table::{Mounted, all_mounted, mounted_at};
 
 use super::disk::Disks;
 use program::Helper;

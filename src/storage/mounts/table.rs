@@ -18,6 +18,12 @@ pub struct Mounted {
     pub source: String,
 }
 
+/// Everything that is mounted, in the order of mounting.
+pub fn all_mounted() -> Result<Vec<Mounted>, MountError> {
+    let table = std::fs::read(TABLE).map_err(|source| MountError::Table { source: Arc::new(source) })?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(line).collect())
+}
+
 /// What is mounted at exactly `target`, the topmost if there are several.
 pub fn mounted_at(target: &Path) -> Result<Option<Mounted>, MountError> {
     let table = std::fs::read(TABLE).map_err(|source| MountError::Table { source: Arc::new(source) })?;

@@ -14,6 +14,7 @@ mod tests;
 
 pub use copy::{Copied, Copy, Existing};
 pub use error::VolumeError;
+pub use users::backing_file;
 
 use super::disk::{DEADLINE, Disks};
 use super::names::VolumeName;

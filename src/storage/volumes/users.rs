@@ -19,7 +19,7 @@ pub(super) fn find(root: &Path, image: &Path) -> io::Result<Option<PathBuf>> {
                 continue;
             }
             // What cannot be read is not known to be a user; it may have been deleted meanwhile.
-            if let Ok(Some(backing)) = backing(&path)
+            if let Ok(Some(backing)) = backing_file(&path)
                 && same(directory, &backing, image)
             {
                 return Ok(Some(path));
@@ -37,7 +37,7 @@ fn same(directory: &Path, backing: &Path, image: &Path) -> bool {
 
 /// The name of the backing file in a qcow2 header; `None` for other files, and for headers that QEMU
 /// would not open either.
-fn backing(path: &Path) -> io::Result<Option<PathBuf>> {
+pub fn backing_file(path: &Path) -> io::Result<Option<PathBuf>> {
     let file = File::open(path)?;
     // Most images of a pool have no backing file, which the first bytes say.
     let start = beginning(&file, qcow2::FIXED)?;
