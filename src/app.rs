@@ -12,7 +12,7 @@ use crate::host::samples::Samples;
 use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
 use crate::network::{self, Bridges};
-use crate::orphans::touched::Touched;
+use crate::orphans::{self, touched::Touched};
 use crate::recovery::Recovery;
 use crate::service::exit;
 use crate::service::logging::LogHandle;
@@ -189,6 +189,7 @@ async fn agent(
     let dispatcher = Dispatcher::spawn(services.clone(), dispatch_pulse.clone());
     tokio::spawn(feeds::libvirt(board.clone(), hypervisor.clone()));
     tokio::spawn(feeds::commands(board.clone(), dispatcher.clone()));
+    tokio::spawn(feeds::orphans(board.clone(), orphan_tools(&first, &options, &services)));
     let env = Environment {
         services,
         dispatcher,
@@ -213,8 +214,18 @@ async fn recover(journal: Journal, hypervisor: Hypervisor) {
     journal.recover().await;
 }
 
+fn orphan_tools(config: &Config, options: &RunOptions, services: &Services) -> orphans::Tools {
+    orphans::Tools {
+        places: orphans::Places::of(config, &options.runtime_dir, &options.state_dir),
+        hypervisor: services.hypervisor.clone(),
+        disks: services.storage.disks.clone(),
+        images: services.storage.images.clone(),
+        bridges: services.bridges.clone(),
+    }
+}
+
 /// Bridges keep their names until a restart.
-fn bridge_settings(config: &Config) -> network::Settings {
+pub(crate) fn bridge_settings(config: &Config) -> network::Settings {
     let usual = network::Settings::default();
     network::Settings {
         public_bridge: config.public_network_device.clone(),

@@ -6,15 +6,23 @@ use crate::config::{ConfigStore, FileState};
 use crate::dispatch::Dispatcher;
 use crate::dispatch::stats::Counters;
 use crate::hypervisor::{Connection, DomainPower, DomainState, Hypervisor, LibvirtStatus, PowerState};
+use crate::orphans::Tools;
 use crate::status::board::Board;
 use crate::status::checks::Check;
-use crate::status::snapshot::{CertificateSection, CommandCount, CommandsSection, LibvirtSection};
+use crate::status::snapshot::{
+    CertificateSection, CommandCount, CommandsSection, LibvirtSection, OrphansSection, SessionState,
+};
 use crate::status::timestamp::Timestamp;
 use crate::tls::{CertificateSummary, Material};
 use crate::wire::envelope::simple_name;
 use std::time::Duration;
 use tokio::sync::broadcast;
 
+/// From a registration until orphans are looked for: what the server begins with comes first.
+const ORPHANS_AFTER: Duration = Duration::from_secs(5 * 60);
+const ORPHANS_EVERY: Duration = Duration::from_secs(10 * 60);
+/// A search that takes longer is given up, and its last result stays.
+const ORPHANS_LIMIT: Duration = Duration::from_secs(5 * 60);
 /// Counters are copied at most this often.
 const COMMANDS_EVERY: Duration = Duration::from_secs(1);
 /// Guests are counted this often while nothing changes.
@@ -109,6 +117,29 @@ fn count(guests: &[DomainPower], section: &mut LibvirtSection) {
     section.domains_paused = Some(matching(|state| state == DomainState::Paused));
     section.domains_running =
         Some(matching(|state| state.power() == PowerState::On && state != DomainState::Paused));
+}
+
+/// How much is left on the host that nobody asks for. Only counted: nothing is removed by itself.
+pub async fn orphans(board: Board, tools: Tools) {
+    let mut session = board.watch_session();
+    if session.wait_for(|session| session.state == SessionState::Registered).await.is_err() {
+        return;
+    }
+    tokio::time::sleep(ORPHANS_AFTER).await;
+    loop {
+        match tokio::time::timeout(ORPHANS_LIMIT, tools.scan()).await {
+            Ok(Ok(found)) => board.orphans(OrphansSection {
+                count: found.orphans.len() as u64,
+                bytes: found.bytes(),
+                looked_at: Timestamp::now(),
+            }),
+            Ok(Err(error)) => {
+                tracing::debug!("Orphans cannot be counted: {}", crate::errors::chain(&error));
+            }
+            Err(_) => tracing::debug!("Orphans cannot be counted: storage or libvirt is too slow"),
+        }
+        tokio::time::sleep(ORPHANS_EVERY).await;
+    }
 }
 
 /// The host certificate and what is wrong with it, and with the configuration file.

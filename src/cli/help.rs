@@ -32,6 +32,28 @@ Exit codes:
   64   wrong usage
   run: 0 stopped on request, 67 cannot start or already running";
 
+/// After `agent orphans --help`.
+pub const ORPHANS: &str = "\
+Lists domains, volumes, snapshots, config drives, UEFI variables, bridges, mounts and secrets that look
+like CloudStack's and that no guest of this host, no process and no request since the agent started uses
+or names. The volume of a stopped guest looks the same: ask the server before removing anything. Works
+with the agent running or not; libvirt must answer. Shared pools are left out.
+
+--remove looks again before each removal and refuses what is not listed then. It asks first, and without a
+terminal it refuses unless --yes is given. Each removal is logged in the system's journal.
+
+Examples:
+  agent orphans
+  agent orphans --json
+  agent orphans --remove volume:0b3d1f5e-8a35-4c11-9d6b-3f0d8a1f2c11
+  agent orphans --yes --remove config-drive:i-2-7-VM bridge:breth0-100
+
+Exit codes:
+  0   none found; --remove: all removed
+  1   some found; --remove: at least one was refused
+  2   it is not known what is in use, or nobody said yes
+  64  wrong usage";
+
 /// After `agent status --help`.
 pub const STATUS: &str = "\
 Looks in three depths: the running agent answers on its socket; if it does not, the last snapshot

@@ -11,6 +11,7 @@ pub mod inventory;
 mod keystore;
 mod maintenance;
 mod offline;
+pub mod orphans;
 pub mod out;
 mod remote;
 mod setup;
@@ -73,6 +74,9 @@ enum Command {
     /// Show what would be reported to the management server
     #[command(after_long_help = help::INVENTORY)]
     Inventory(InventoryArgs),
+    /// List what is left on this host and nobody asks for; remove it by name
+    #[command(after_long_help = help::ORPHANS)]
+    Orphans(orphans::OrphansArgs),
     /// List the management server's commands and how they are handled
     #[command(after_long_help = help::COMMANDS)]
     Commands(JsonArgs),
@@ -246,6 +250,7 @@ fn dispatch(command: Command) -> ExitCode {
             let report = offline::inventory(&args.paths.config, &args.paths.runtime_dir);
             ExitCode::from(inventory::show(report, args.json, args.diff))
         }
+        Command::Orphans(args) => on_small_runtime(orphans::run(args)),
         Command::Commands(args) => ExitCode::from(commands::show(offline::command_rows(), args.json)),
         Command::Version(args) => ExitCode::from(version::show(args.json)),
         Command::Completions(args) => {

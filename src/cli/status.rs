@@ -185,6 +185,7 @@ fn empty(facts: &ConfigFacts, now: Timestamp) -> Status {
         machine: None,
         storage: Vec::new(),
         certificate: facts.certificate.clone(),
+        orphans: None,
         checks: Vec::new(),
     }
 }

@@ -116,6 +116,9 @@ impl Runner {
     }
 
     fn submit(&mut self, request: Message, answers: AnswerSender, session: SessionLink) {
+        for element in &request.elements {
+            self.services.touched.note_request(&element.class, element.fields.get());
+        }
         let batch = Batch::decode(request.header, request.elements);
         let id = self.next_id;
         self.next_id += 1;

@@ -1,6 +1,6 @@
 //! What is in directories, read on a thread for storage. Every search is bounded.
 
-use super::facts::{FileFact, Place};
+use super::facts::{BridgeFact, FileFact, Place};
 use super::names;
 use crate::storage::volumes::backing_file;
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ const DEEPEST_CHAIN: usize = 64;
 pub fn look(place: Place, root: &Path, directory: &Path) -> io::Result<Vec<FileFact>> {
     let start = match directory.canonicalize() {
         Ok(start) => start,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
@@ -36,7 +36,7 @@ pub fn look(place: Place, root: &Path, directory: &Path) -> io::Result<Vec<FileF
                 if found.len() >= MOST_FILES {
                     return Err(io::Error::other("it has more files than any pool"));
                 }
-                let backing = if place == Place::Nvram { None } else { below(&path) };
+                let backing = if place == Place::Nvram { None } else { below(&path)? };
                 let root = root.clone();
                 let bytes = facts.blocks().saturating_mul(512);
                 let changed = u64::try_from(facts.mtime()).unwrap_or_default();
@@ -47,15 +47,25 @@ pub fn look(place: Place, root: &Path, directory: &Path) -> io::Result<Vec<FileF
     Ok(found)
 }
 
-/// What an image is based on, if that is a file.
-fn below(path: &Path) -> Option<PathBuf> {
-    let named = backing_file(path).ok()??;
-    let text = named.to_str()?;
-    let named = match text.strip_prefix("json:") {
-        Some(json) => PathBuf::from(file_in(&serde_json::from_str(json).ok()?)?),
-        None => path.parent()?.join(&named),
+/// What an image is based on, if that is a file. An image that cannot be read is an error: what it is
+/// based on would look unused.
+fn below(path: &Path) -> io::Result<Option<PathBuf>> {
+    let named = match backing_file(path) {
+        Ok(named) => named,
+        Err(error) if is_absent(&error) => None,
+        Err(error) => return Err(error),
     };
-    Some(named.canonicalize().unwrap_or(named))
+    Ok(named.and_then(|named| {
+        let named = match named.to_str()?.strip_prefix("json:") {
+            Some(json) => PathBuf::from(file_in(&serde_json::from_str(json).ok()?)?),
+            None => path.parent()?.join(&named),
+        };
+        Some(named.canonicalize().unwrap_or(named))
+    }))
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// The file name somewhere in a description such as `{"driver":"qcow2","file":{"filename":"/x"}}`.
@@ -70,7 +80,7 @@ fn file_in(value: &serde_json::Value) -> Option<String> {
 pub fn chain(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut next = match path.canonicalize() {
         Ok(path) => Some(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if is_absent(&error) => None,
         Err(error) => return Err(error),
     };
     let mut chain = Vec::new();
@@ -79,7 +89,7 @@ pub fn chain(path: &Path) -> io::Result<Vec<PathBuf>> {
             break;
         }
         if path.is_file() {
-            next = below(&path);
+            next = below(&path)?;
         }
         chain.push(path);
     }
@@ -115,14 +125,21 @@ pub fn records(directory: &Path) -> String {
     text
 }
 
-/// Bridges of network ids with their ports.
-pub fn bridges(net: &Path) -> Vec<super::facts::BridgeFact> {
+/// Bridges of network ids with their ports. One without ports whose name has no interface of this host
+/// is the operator's.
+pub fn bridges(net: &Path) -> Vec<BridgeFact> {
     let names = |directory: &Path| -> Vec<String> {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     };
-    let ours = names(net).into_iter().filter(|name| names::uplink(name).is_some());
-    ours.filter(|name| net.join(name).join("bridge").is_dir())
-        .map(|name| super::facts::BridgeFact { ports: names(&net.join(&name).join("brif")), name })
-        .collect()
+    let bridges = names(net).into_iter().filter_map(|name| {
+        let uplink = names::uplink(&name).filter(|_| net.join(&name).join("bridge").is_dir())?;
+        let ports = names(&net.join(&name).join("brif"));
+        let ours = match uplink.rsplit_once('.') {
+            Some((pif, _)) => net.join(pif).exists(),
+            None => true,
+        };
+        (ours || !ports.is_empty()).then_some(BridgeFact { name, ports })
+    });
+    bridges.collect()
 }

@@ -5,7 +5,7 @@ use super::{Facts, Found, files, logs, scan, touched};
 use crate::config::{Config, Properties};
 use crate::hypervisor::{DomainState, Flavour, Hypervisor, HypervisorError, PowerState};
 use crate::network::Bridges;
-use crate::storage::disk::Disks;
+use crate::storage::disk::{DiskError, Disks};
 use crate::storage::mounts::{self, MountError};
 use crate::storage::qemu_img::QemuImg;
 use crate::xml::{self, Element, XmlError};
@@ -26,6 +26,8 @@ pub enum GatherError {
     Secrets { source: HypervisorError },
     #[error("The description of guest {guest} does not read, so what it uses is not known")]
     Description { guest: String, source: XmlError },
+    #[error("It is not known which files are open and what the agent was asked about")]
+    Look { source: DiskError },
     #[error("It is not known what is mounted")]
     Mounts { source: MountError },
 }
@@ -83,30 +85,26 @@ impl Tools {
     pub async fn facts(&self) -> Result<Facts, GatherError> {
         let places = &self.places;
         let table = mounts::all_mounted().map_err(|source| GatherError::Mounts { source })?;
-        // In this order: what a request begins to use in between is named before it is looked for.
         let mut facts = Facts::default();
         self.pools(&table, &mut facts).await;
         facts.guests = self.guests(&mut facts.blind).await?;
         let secrets = self.hypervisor.secrets().await.map_err(|source| GatherError::Secrets { source })?;
-        facts.secrets = secrets
-            .into_iter()
-            .map(|(uuid, volume)| SecretFact { uuid: uuid.to_string(), volume })
-            .collect();
+        facts.secrets =
+            secrets.into_iter().map(|(uuid, volume)| SecretFact { uuid: uuid.to_string(), volume }).collect();
         facts.mounts = self.mounts(&table).await;
         let roots: Vec<PathBuf> =
             facts.files.iter().map(|file| file.root.clone()).chain([places.mounts.clone()]).collect();
         let roots: Vec<PathBuf> = roots.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-        let logs = places.guest_logs.clone();
-        let seen = self.disks.run("looking at processes in", Path::new("/proc/."), LOOK, move |_| {
-            Ok((files::open_files(&roots), logs::last_users(&logs)))
-        });
-        match seen.await {
-            Ok((open, users)) => (facts.open, facts.last_users) = (open, users),
-            Err(error) => facts.blind.push(format!("Which files are open is not known: {error}")),
-        }
-        facts.bridges = files::bridges(Path::new("/sys/class/net"));
-        facts.touched = touched::read(&places.runtime_dir);
-        facts.journal = files::records(&places.journal);
+        let places = places.clone();
+        // Last: what a request begins to use meanwhile has been noted by then.
+        let look = move |_: &Path| {
+            let (open, users) = (files::open_files(&roots), logs::last_users(&places.guest_logs));
+            let bridges = files::bridges(Path::new("/sys/class/net"));
+            Ok((open, users, bridges, touched::read(&places.runtime_dir), files::records(&places.journal)))
+        };
+        let seen = self.disks.run("looking at processes in", Path::new("/proc/."), LOOK, look).await;
+        (facts.open, facts.last_users, facts.bridges, facts.touched, facts.journal) =
+            seen.map_err(|source| GatherError::Look { source })?;
         facts.now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_secs());
         Ok(facts)
     }
@@ -143,7 +141,9 @@ impl Tools {
                         found.entry(file.path.clone()).or_insert(file);
                     }
                 }
-                Err(error) => facts.blind.push(format!("Pools cannot be judged: {}", crate::errors::chain(&error))),
+                Err(error) => {
+                    facts.blind.push(format!("Pools cannot be judged: {}", crate::errors::chain(&error)))
+                }
             }
         }
         facts.files = found.into_values().collect();
@@ -152,7 +152,9 @@ impl Tools {
                 for pool in pools {
                     let path = pool.path.unwrap_or_else(|| pool.name.clone());
                     if !self.places.pools.iter().any(|local| Path::new(&path) == local) {
-                        facts.left_out.push(format!("{path} is no local pool: other hosts may use what is there"));
+                        facts
+                            .left_out
+                            .push(format!("{path} is no local pool: other hosts may use what is there"));
                     }
                 }
             }
@@ -175,7 +177,8 @@ impl Tools {
         }
         let mut chains: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for guest in guests.values_mut() {
-            let paths: Vec<String> = guest.uses.iter().filter(|used| used.starts_with('/')).cloned().collect();
+            let paths: Vec<String> =
+                guest.uses.iter().filter(|used| used.starts_with('/')).cloned().collect();
             for path in paths {
                 if !chains.contains_key(&path) {
                     chains.insert(path.clone(), self.chain(&path, &guest.name, blind).await);
@@ -187,12 +190,14 @@ impl Tools {
     }
 
     async fn chain(&self, path: &str, guest: &str, blind: &mut Vec<String>) -> Vec<String> {
-        let read = self.disks.run("reading the header of", Path::new(path), CHAIN, |path| files::chain(path));
+        let read = self.disks.run("reading the header of", Path::new(path), CHAIN, files::chain);
         match read.await {
             Ok(chain) => chain.into_iter().filter_map(|path| path.to_str().map(str::to_owned)).collect(),
             Err(error) => {
                 let error = crate::errors::chain(&error);
-                blind.push(format!("Pools cannot be judged, since what guest {guest} uses is not known: {error}"));
+                blind.push(format!(
+                    "Pools cannot be judged, since what guest {guest} uses is not known: {error}"
+                ));
                 Vec::new()
             }
         }

@@ -53,7 +53,8 @@ mod tests {
     fn the_newest_log_that_names_a_volume_tells_its_guest() {
         let directory = tempfile::tempdir().unwrap();
         let (disk, base) = ("0b3d1f5e-8a35-4c11-9d6b-3f0d8a1f2c11", "5d1e8b8a-95a5-4f4d-8e5c-0c1d2e3f4a5b");
-        let line = |name: &str| format!("-blockdev '{{\"driver\":\"file\",\"filename\":\"/pool/{name}\"}}' \\\n");
+        let line =
+            |name: &str| format!("-blockdev '{{\"driver\":\"file\",\"filename\":\"/pool/{name}\"}}' \\\n");
         let write = |guest: &str, text: String, seconds: u64| {
             let path = directory.path().join(format!("{guest}.log"));
             fs::write(&path, text).unwrap();

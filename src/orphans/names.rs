@@ -5,7 +5,8 @@ use uuid::Uuid;
 /// `i-2-7-VM`, `r-4-VM`, `s-1-VM`, `v-2-VM`, with an instance name in the place of `VM`.
 pub fn is_guest(name: &str) -> bool {
     let parts: Vec<&str> = name.split('-').collect();
-    let number = |part: &&&str| !part.is_empty() && part.len() <= 19 && part.bytes().all(|b| b.is_ascii_digit());
+    let number =
+        |part: &&&str| !part.is_empty() && part.len() <= 19 && part.bytes().all(|b| b.is_ascii_digit());
     let numbers = match parts.as_slice() {
         ["i", numbers @ .., instance] if numbers.len() == 2 && is_instance(instance) => numbers,
         ["r" | "s" | "v", numbers @ .., instance] if numbers.len() == 1 && is_instance(instance) => numbers,

@@ -107,7 +107,8 @@ fn is_left(file: &FileFact, facts: &Facts) -> bool {
 }
 
 fn files(facts: &Facts) -> Vec<Orphan> {
-    let by_path: BTreeMap<&Path, &FileFact> = facts.files.iter().map(|file| (file.path.as_path(), file)).collect();
+    let by_path: BTreeMap<&Path, &FileFact> =
+        facts.files.iter().map(|file| (file.path.as_path(), file)).collect();
     let mut kept: BTreeSet<&Path> = BTreeSet::new();
     for file in facts.files.iter().filter(|file| !is_left(file, facts)) {
         let mut next = Some(file);
@@ -192,7 +193,9 @@ fn reason(kind: Kind, is_base: bool) -> String {
         }
         Kind::Volume => format!("no guest of this host uses it, and {NOT_NAMED} ({stopped})"),
         Kind::Snapshot => {
-            format!("a snapshot that no guest of this host uses, and {NOT_NAMED} (the server may still list it)")
+            format!(
+                "a snapshot that no guest of this host uses, and {NOT_NAMED} (the server may still list it)"
+            )
         }
         Kind::ConfigDrive => format!("there is no guest of that name, and {NOT_NAMED} ({stopped})"),
         Kind::Nvram => format!("UEFI variables of no guest of this host, and {NOT_NAMED} ({stopped})"),

@@ -3,6 +3,7 @@
 //! What a request has touched is the server's business, not debris. The list is kept in the runtime
 //! directory too, one name a line, so that `agent orphans` sees it without asking a busy agent.
 
+use super::names;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,18 @@ impl Touched {
         }
     }
 
+    /// Notes everything in a request that looks like a name of CloudStack's. Questions do not count:
+    /// servers ask for the statistics of all that they have rows of, what they lost included.
+    pub fn note_request(&self, class: &str, fields: &str) {
+        let class = class.rsplit('.').next().unwrap_or_default();
+        if class.starts_with("Get") {
+            return;
+        }
+        let words = fields.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '.' | '_'));
+        let ours = |word: &&str| names::is_volume(word) || names::is_guest(names::stem(word));
+        words.filter(ours).for_each(|word| self.note(word));
+    }
+
     pub fn names(&self) -> BTreeSet<String> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -81,6 +94,21 @@ pub fn read(directory: &Path) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_request_touches_what_it_names_and_a_question_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let touched = Touched::spawn(directory.path());
+        let id = "0b3d1f5e-8a35-4c11-9d6b-3f0d8a1f2c11";
+        let fields = format!(
+            r#"{{"path":"/pool/{id}.iso","vmName":"r-4-VM","isoFile":"configdrive/i-2-7-VM.iso","x":"a-b"}}"#
+        );
+        touched.note_request("com.cloud.agent.api.GetVolumeStatsCommand", &fields);
+        assert_eq!(touched.names(), BTreeSet::new());
+        touched.note_request("com.cloud.agent.api.StartCommand", &fields);
+        let wanted = [format!("{id}.iso"), "r-4-VM".to_owned(), "i-2-7-VM.iso".to_owned()];
+        assert_eq!(touched.names(), BTreeSet::from(wanted));
+    }
 
     #[tokio::test]
     async fn names_are_kept_once_and_a_new_life_forgets_them() {

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use super::checks::{self, Check};
 use super::health;
 use super::snapshot::{
-    AgentSection, CertificateSection, CommandsSection, LibvirtSection, MachineSection, PoolSection, SCHEMA,
-    SessionSection, SessionState, Source, Status, Verdict,
+    AgentSection, CertificateSection, CommandsSection, LibvirtSection, MachineSection, OrphansSection,
+    PoolSection, SCHEMA, SessionSection, SessionState, Source, Status, Verdict,
 };
 use super::timestamp::Timestamp;
 
@@ -31,6 +31,7 @@ struct Sections {
     machine: watch::Sender<Option<MachineSection>>,
     storage: watch::Sender<Vec<PoolSection>>,
     certificate: watch::Sender<Option<CertificateSection>>,
+    orphans: watch::Sender<Option<OrphansSection>>,
     /// Checks by source, so that one source replaces only its own.
     checks: watch::Sender<BTreeMap<&'static str, Vec<Check>>>,
     /// Counts changes that deserve a new snapshot file.
@@ -55,6 +56,7 @@ impl Board {
             machine: watch::Sender::new(None),
             storage: watch::Sender::new(Vec::new()),
             certificate: watch::Sender::new(None),
+            orphans: watch::Sender::new(None),
             checks: watch::Sender::new(BTreeMap::new()),
             revision: watch::Sender::new(0),
         };
@@ -89,6 +91,11 @@ impl Board {
     /// The TLS material's owner; `None` when the host has no certificate.
     pub fn certificate(&self, section: Option<CertificateSection>) {
         self.put(&self.inner.certificate, section);
+    }
+
+    /// Who looks for orphans, now and then.
+    pub fn orphans(&self, section: OrphansSection) {
+        self.put(&self.inner.orphans, Some(section));
     }
 
     /// Replaces the checks of `source`. A check whose id also follows from the sections
@@ -137,6 +144,7 @@ impl Board {
             machine: sections.machine.borrow().clone(),
             storage: sections.storage.borrow().clone(),
             certificate,
+            orphans: sections.orphans.borrow().clone(),
             checks: Vec::new(),
         };
         status.checks = health::derive(&status, now);

@@ -71,6 +71,7 @@ pub fn healthy() -> Status {
             not_after: at("2027-08-01T18:00:00Z"),
             days_left: 251,
         }),
+        orphans: None,
         checks: Vec::new(),
     };
     status.checks = health::derive(&status, now());
@@ -139,6 +140,7 @@ pub fn resets() -> Status {
     status.session.forgotten = Some("host id 7, 2 queued commands".into());
     status.session.unverified_tls = true;
     status.certificate = None;
+    status.orphans = Some(OrphansSection { count: 2, bytes: 1_288_490_189, looked_at: ago(400) });
     status.checks = health::derive(&status, now());
     status.verdict = status.judge();
     status

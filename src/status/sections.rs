@@ -43,6 +43,14 @@ pub(super) fn write(page: &mut String, status: &Status, now: Timestamp, style: S
     }
     let certificate = status.certificate.as_ref().map(|found| certificate(found, session));
     row(page, "certificate", &certificate.unwrap_or_else(|| "none: not provisioned".into()));
+    if let Some(found) = status.orphans.as_ref().filter(|found| found.count > 0) {
+        let things = count(found.count, "thing");
+        row(
+            page,
+            "orphans",
+            &format!("{things}, {}   agent orphans lists them", human::bytes_exact(found.bytes)),
+        );
+    }
     row(page, "process", &process(status));
 }
 

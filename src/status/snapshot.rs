@@ -47,6 +47,9 @@ pub struct Status {
     /// The certificate this host presents; `null` when it was never provisioned.
     #[serde(default)]
     pub certificate: Option<CertificateSection>,
+    /// What is left on the host and nobody asks for; absent until it was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphans: Option<OrphansSection>,
     /// Every check, good ones too.
     pub checks: Vec<Check>,
 }
@@ -366,6 +369,14 @@ pub struct CertificateSection {
     pub not_after: Timestamp,
     /// Whole days until `not_after`; negative once it has passed.
     pub days_left: i64,
+}
+
+/// How much `agent orphans` would list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrphansSection {
+    pub count: u64,
+    pub bytes: u64,
+    pub looked_at: Timestamp,
 }
 
 impl Status {

@@ -199,7 +199,12 @@ impl Node {
 
     /// Runs `agent status` with these options.
     pub async fn ask(&self, options: &[&str]) -> Run {
-        let mut program = self.program("status");
+        self.run("status", options).await
+    }
+
+    /// Runs any subcommand with these options.
+    pub async fn run(&self, subcommand: &str, options: &[&str]) -> Run {
+        let mut program = self.program(subcommand);
         program.args(options);
         ended(program).await
     }

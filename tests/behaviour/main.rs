@@ -18,6 +18,7 @@ mod real;
 mod real_domain_xml;
 mod real_hypervisor;
 mod real_libvirt;
+mod real_orphans;
 mod registration;
 mod reload;
 mod server_list;
