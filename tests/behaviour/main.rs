@@ -22,6 +22,7 @@ mod real_orphans;
 mod registration;
 mod reload;
 mod server_list;
+mod setup_contract;
 mod sim_faults;
 mod sim_selftest;
 mod simulated;

@@ -95,6 +95,17 @@ fn manual_pages_are_those_of_the_command_line() {
     }
 }
 
+/// Other names of the program: their pages are those of the subcommands.
+#[test]
+fn other_names_have_the_page_of_their_subcommand() {
+    for (name, page) in [("setup-agent", "setup"), ("ssh", "ssh"), ("guest-tool", "guest")] {
+        let text = read(&format!("packaging/man/cloudstack-{name}.8"));
+        assert_eq!(text, format!(".so man8/cloudstack-agent-{page}.8\n"));
+        let target = root().join(format!("packaging/man/cloudstack-agent-{page}.8"));
+        assert!(pages().contains_key(&target), "{name} points to nothing");
+    }
+}
+
 #[test]
 fn the_package_has_the_version_of_the_program() {
     let changelog = read("debian/changelog");

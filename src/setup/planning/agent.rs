@@ -45,7 +45,7 @@ pub(super) fn plan(plan: &mut Plan, placement: &Placement, facts: &Facts) {
 fn wanted(placement: &Placement, old: &Properties, facts: &Facts) -> Vec<(&'static str, String)> {
     let has = |key: &str| old.get(key).is_some_and(|value| !value.trim().is_empty());
     let mut wanted = vec![
-        ("host", placement.servers.clone()),
+        ("host", servers(&placement.servers, old.get("host"))),
         ("zone", placement.zone.clone()),
         ("pod", placement.pod.clone()),
         ("cluster", placement.cluster.clone()),
@@ -67,6 +67,16 @@ fn wanted(placement: &Placement, old: &Properties, facts: &Facts) -> Vec<(&'stat
     }
     wanted.retain(|(_, value)| !value.is_empty());
     wanted
+}
+
+/// A server names servers and no algorithm; the agent keeps what the server tells it later, with one. The
+/// same servers are no reason to restart it.
+fn servers(wanted: &str, old: Option<&str>) -> String {
+    let names = |list: &str| list.split('@').next().unwrap_or_default().trim().to_owned();
+    match old {
+        Some(old) if !wanted.contains('@') && names(old) == wanted.trim() => old.to_owned(),
+        _ => wanted.to_owned(),
+    }
 }
 
 fn check_memory(plan: &mut Plan, config: &Config, facts: &Facts) {

@@ -277,3 +277,16 @@ fn arguments_of_the_daemon_follow_its_unit() {
     facts.libvirtd_default = None;
     assert_eq!(defaults(&facts).as_deref(), Some("libvirtd_opts=\"--listen\"\n"));
 }
+
+#[test]
+fn the_algorithm_that_the_agent_has_learnt_stays_with_the_same_servers() {
+    let mut facts = fresh();
+    facts.properties = Some(b"host=10.0.0.5,10.0.0.6@shuffle\n".to_vec());
+    let host = |servers: &str| {
+        let placement = Placement { servers: servers.to_owned(), ..placement(true) };
+        values(&plan(&Task::AddHost(placement), &facts)).remove("host")
+    };
+    assert_eq!(host("10.0.0.5,10.0.0.6"), None);
+    assert_eq!(host("10.0.0.5,10.0.0.6@static").as_deref(), Some("10.0.0.5,10.0.0.6@static"));
+    assert_eq!(host("10.0.0.5").as_deref(), Some("10.0.0.5"));
+}
