@@ -5,7 +5,7 @@
 readonly RELEASE=bookworm
 readonly MIRROR=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 # The package's dependencies, and what the tests look with.
-readonly CONTENTS=(dbus iproute2 libvirt-clients libvirt-daemon-system logrotate openssh-client procps
+readonly CONTENTS=(dbus iproute2 kmod libvirt-clients libvirt-daemon-system logrotate openssh-client procps
     qemu-system-x86 qemu-utils systemd systemd-sysv udev)
 readonly CACHE=${PACKAGE_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/cloudstack-agent-rs}
 

@@ -27,6 +27,7 @@ pub const AGENT_UNIT: &str = "cloudstack-agent.service";
 /// What is to be set up.
 #[allow(clippy::large_enum_variant)] // there is one of it, once in the life of a process
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one per process")]
 pub enum Task {
     /// All that adding a host takes (`cloudstack-setup-agent -a`, or its questions answered).
     AddHost(Placement),
