@@ -68,6 +68,7 @@ service_tests() {
     try "frozen: the watchdog ends it, and it is back, registered" is_frozen
     try "libvirtd restarts: the agent stays" libvirtd_restarts
     try "a stage of rolling maintenance runs in its unit" rolling_maintenance
+    try "is added by a server's programs: dry run, set-up, nothing the second time, undo" is_added
     try "starts quickly" starts_quickly
     try "stops with a good-bye, and leaves nothing running" stops
     try "is removed and purged: nothing left but what the operator made" is_purged
@@ -237,6 +238,56 @@ rolling_maintenance() {
     same "results" Maintenance,True,True "$(cat "$MACHINE_DIR/exchange/hooks/results")"
     # shellcheck disable=SC2016
     same "output" '1 a $HOME, b' "$(cat "$MACHINE_DIR/exchange/hooks/output")"
+}
+
+# set_up_agent [OPTION...]: as a server calls it, by the name in the path.
+set_up_agent() {
+    m cloudstack-setup-agent -m 127.0.0.1 -z 1 -p 1 -c 1 -g "$GUID" -a --pubNic=lo --prvNic=lo --guestNic=lo \
+        --hypervisor=kvm "$@"
+}
+
+# What set-up may change, but for the marks of the agent and libvirt at work.
+configuration() {
+    m sh -c 'for f in /etc/libvirt/libvirtd.conf /etc/libvirt/qemu.conf /etc/default/libvirtd; do md5sum $f; done
+        ls -R /etc/modules-load.d; find /etc/systemd/system -name "libvirt*"; find /etc/pki -type l 2>/dev/null || true'
+}
+
+is_added() {
+    local before guest csr
+    guest=$(guest_pid)
+    csr=$(m /usr/share/cloudstack-common/scripts/util/keystore-setup "$PROPERTIES" \
+        /etc/cloudstack/agent/cloud.jks canary4711 365 /etc/cloudstack/agent/cloud.csr)
+    [[ $csr == -----BEGIN* ]]
+    m grep --quiet '^keystore.passphrase=' "$PROPERTIES"
+    # No certificate of an authority that nobody knows: usage and refusal have the codes of the scripts.
+    not m /usr/share/cloudstack-common/scripts/util/keystore-cert-import "$PROPERTIES" x \
+        /etc/cloudstack/agent/cloud.jks ssh /etc/cloudstack/agent/cloud.crt 'not~PEM' \
+        /etc/cloudstack/agent/cloud.ca.crt 'not~PEM' /etc/cloudstack/agent/cloud.key ''
+    before=$(configuration)
+    set_up_agent --dry-run
+    same "configuration after a dry run" "$before" "$(configuration)"
+    # A container loads no modules.
+    m test -e /sys/module/br_netfilter || m sh -c 'ln -s /bin/true /usr/local/sbin/modprobe'
+    set_up_agent
+    m grep --quiet '^listen_tcp=1' /etc/libvirt/libvirtd.conf
+    same "libvirtd" active "$(m systemctl is-active libvirtd.service)"
+    same "libvirtd's socket" masked "$(m systemctl is-enabled libvirtd.socket || true)"
+    until_true 20 m sh -c 'ss -Hltn sport = :16509 | grep -q .'
+    # libvirtd was restarted: the agent finds it again by itself.
+    until_true 30 m agent --status
+    set_up_agent >"$MACHINE_DIR/again"
+    cat "$MACHINE_DIR/again"
+    same "steps of the second run" "" "$(grep --extended-regexp '^(apparmor|certificates|libvirt|qemu|firewall|agent) ' "$MACHINE_DIR/again")"
+    # The second run has a record too where the module cannot be loaded.
+    until m agent setup --undo | tee "$MACHINE_DIR/undone" | grep --quiet 'Nothing to take back'; do
+        not grep 'left as is' "$MACHINE_DIR/undone"
+    done
+    same "configuration after all was taken back" "$before" "$(configuration)"
+    until_true 20 m virsh list
+    same "guest" "$guest" "$(guest_pid)"
+    # libvirtd was restarted: the agent finds it again by itself.
+    until_true 30 m agent --status
+    m rm -f /usr/local/sbin/modprobe /etc/cloudstack/agent/cloud.csr /etc/cloudstack/agent/cloud.key.new
 }
 
 milliseconds() { echo $(($(date +%s%N) / 1000000)); }
