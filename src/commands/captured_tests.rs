@@ -4,6 +4,7 @@
 
 use super::testing::Bench;
 use super::{Answer, NoFields, Reply, table};
+use crate::storage::testing::{qemu_img, run};
 use crate::wire::Element;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -28,9 +29,10 @@ const NODE: &str = r#"<node>
 
 const GUESTS: [&str; 5] = ["i-1-1-VM", "i-1-4-VM", "i-1-5-VM", "r-7-VM", "v-9-VM"];
 
-const POOLS: [&str; 3] = [
+const POOLS: [&str; 4] = [
     "2f8a0f51-5d6c-4d7b-8a68-1d2f6c1e9b10",
     "3a9b1a62-6e7d-4e8c-9b79-2e3a7d2fa0c2",
+    "4bab2b73-7f8e-4f9d-8a8a-3f4b8e30b0d3",
     "9572a059-c161-4d90-8fb4-2cc51dcc2325",
 ];
 
@@ -209,6 +211,46 @@ fn adapted(class: &str, mut fields: Value, theirs: &Value) -> Value {
     fields
 }
 
+/// The captured command with the pools' directories of this test.
+fn relocated(fields: &Value, directory: &Path) -> Value {
+    let mut text = fields.to_string();
+    for (path, pool) in [
+        ("/var/lib/libvirt/images3", POOLS[2]),
+        ("/var/lib/libvirt/images2", POOLS[1]),
+        ("/var/lib/libvirt/images", POOLS[0]),
+        ("/mnt/smp", POOLS[3]),
+    ] {
+        text = text.replace(path, directory.join(pool).to_str().unwrap());
+    }
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Makes the template that a captured command clones, where the pools of this test are.
+async fn prepare(class: &str, fields: &Value, directory: &Path) {
+    if !class.ends_with(".CopyCommand") {
+        return;
+    }
+    let template = &fields["srcTO"]["org.apache.cloudstack.storage.to.TemplateObjectTO"];
+    let store = &template["imageDataStore"]["org.apache.cloudstack.storage.to.PrimaryDataStoreTO"];
+    let (Some(pool), Some(name)) = (store["uuid"].as_str(), template["path"].as_str()) else { return };
+    let path = directory.join(pool).join(name);
+    let path = path.to_str().unwrap();
+    run(&["qemu-img", "create", "-q", "-f", "qcow2", path, "64M"]).await.unwrap();
+}
+
+/// Commands of which nothing is compared here, and why.
+fn left_out(class: &str, fields: &Value) -> Option<&'static str> {
+    let snapshot = "org.apache.cloudstack.storage.to.SnapshotObjectTO";
+    match class.rsplit('.').next().unwrap() {
+        "CreateObjectCommand" | "DeleteCommand" if fields["data"].get(snapshot).is_some() => {
+            Some("snapshots are not taken yet")
+        }
+        "CopyCommand" if fields["srcTO"].get(snapshot).is_some() => Some("snapshots are not copied yet"),
+        "CopyCommand" | "CreateObjectCommand" if qemu_img().is_none() => Some("takes qemu-img"),
+        _ => None,
+    }
+}
+
 /// Commands whose handler cannot succeed with the captured fields.
 fn answered_by_hand(class: &str) -> Option<&'static str> {
     match class.rsplit('.').next().unwrap() {
@@ -243,9 +285,11 @@ async fn answers_look_like_the_captured_ones() {
     for Exchange { class, fields, answer } in exchanges() {
         let Some((their_class, theirs)) = answer else { continue };
         // A command for a system VM, which this agent does not pass on.
-        if fields["handleByAgent"] == false {
+        if fields["handleByAgent"] == false || left_out(&class, &fields).is_some() {
             continue;
         }
+        let fields = relocated(&fields, directory.path());
+        prepare(&class, &fields, directory.path()).await;
         let (our_class, ours) = if answered_by_hand(&class).is_some() {
             let element = Answer::of(table::find(&class).unwrap().answer, &Reply::ok(NoFields {})).element;
             (element.class.clone(), element.read().unwrap())

@@ -1,6 +1,7 @@
 //! How a handler says that it failed.
 
 use crate::errors::chain;
+use crate::journal::JournalError;
 
 /// Why a command failed: one line for the server's operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +43,7 @@ macro_rules! fault_from {
 }
 pub(super) use fault_from;
 
-fault_from!(std::io::Error, serde_json::Error);
+fault_from!(std::io::Error, serde_json::Error, JournalError);
 
 #[cfg(test)]
 mod tests {

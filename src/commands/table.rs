@@ -15,6 +15,8 @@ registry! {
     "com.cloud.agent.api.CheckVirtualMachineCommand" => vm::check_virtual_machine::CheckVirtualMachineCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.CleanupNetworkRulesCmd" => host::cleanup_network_rules::CleanupNetworkRulesCmd, Host, Inline, Support::Done;
     "com.cloud.agent.api.CleanupPersistentNetworkResourceCommand" => network::cleanup_persistent_network_resource::CleanupPersistentNetworkResourceCommand, Network, Pool, Support::Done;
+    "com.cloud.agent.api.CreateStoragePoolCommand" => storage::create_storage_pool::CreateStoragePoolCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.DeleteStoragePoolCommand" => storage::delete_storage_pool::DeleteStoragePoolCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.GetHostStatsCommand" => host::get_host_stats::GetHostStatsCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.GetStorageStatsCommand" => storage::get_storage_stats::GetStorageStatsCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.GetVmDiskStatsCommand" => vm::get_vm_disk_stats::GetVmDiskStatsCommand, Vm, Pool, Support::Done;
@@ -25,6 +27,7 @@ registry! {
     "com.cloud.agent.api.MaintainCommand" => agent::maintain::MaintainCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.MigrateAgentConnectionCommand" => agent::migrate_connection::MigrateAgentConnectionCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.ModifySshKeysCommand" => host::modify_ssh_keys::ModifySshKeysCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.ModifyStoragePoolCommand" => storage::modify_storage_pool::ModifyStoragePoolCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.NetworkUsageCommand" => network::network_usage::NetworkUsageCommand, Network, Pool, Support::Done;
     "com.cloud.agent.api.PingTestCommand" => host::ping_test::PingTestCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.PropagateResourceEventCommand" => agent::propagate_resource_event::PropagateResourceEventCommand, Agent, Inline, Support::Refused("servers send it to each other, never to a host");
@@ -34,6 +37,7 @@ registry! {
     "com.cloud.agent.api.SetupPersistentNetworkCommand" => network::setup_persistent_network::SetupPersistentNetworkCommand, Network, Pool, Support::Done;
     "com.cloud.agent.api.ShutdownCommand" => agent::shutdown::ShutdownCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.UpdateHostPasswordCommand" => host::update_host_password::UpdateHostPasswordCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.storage.DestroyCommand" => storage::destroy::DestroyCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.agent.directdownload.CheckUrlCommand" => storage::check_url::CheckUrlCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.agent.directdownload.HttpDirectDownloadCommand" => storage::http_direct_download::HttpDirectDownloadCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.agent.directdownload.HttpsDirectDownloadCommand" => storage::https_direct_download::HttpsDirectDownloadCommand, Storage, Pool, Support::Done;
@@ -45,6 +49,9 @@ registry! {
     "org.apache.cloudstack.ca.PostCertificateRenewalCommand" => certificate::post_certificate_renewal::PostCertificateRenewalCommand, Certificate, Pool, Support::Done;
     "org.apache.cloudstack.ca.SetupCertificateCommand" => certificate::setup_certificate::SetupCertificateCommand, Certificate, Pool, Support::Partial("for this host, not for system VMs");
     "org.apache.cloudstack.ca.SetupKeyStoreCommand" => certificate::setup_key_store::SetupKeyStoreCommand, Certificate, Pool, Support::Partial("for this host, not for system VMs");
+    "org.apache.cloudstack.storage.command.CopyCommand" => storage::copy::CopyCommand, Storage, Pool, Support::Partial("volumes and templates, not snapshots");
+    "org.apache.cloudstack.storage.command.CreateObjectCommand" => storage::create_object::CreateObjectCommand, Storage, Pool, Support::Partial("volumes, not snapshots");
+    "org.apache.cloudstack.storage.command.DeleteCommand" => storage::delete::DeleteCommand, Storage, Pool, Support::Partial("volumes, not snapshots");
 }
 
 /// The table's line for a fully qualified class.

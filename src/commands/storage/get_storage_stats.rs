@@ -3,7 +3,8 @@
 //! The fields have other names from 4.20 on; the answer has both, so it suits every server.
 
 use crate::commands::{Command, Ctx, Fault, Reply};
-use crate::hypervisor::Refresh;
+use crate::hypervisor::{Object, Refresh};
+use crate::storage::pools::PoolRef;
 use crate::wire::lenient;
 
 #[derive(Debug, serde::Deserialize)]
@@ -11,6 +12,10 @@ pub struct GetStorageStatsCommand {
     /// Of the pool.
     #[serde(default, deserialize_with = "lenient::or_default")]
     pub id: String,
+    #[serde(default, rename = "localPath")]
+    pub local_path: Option<String>,
+    #[serde(default)]
+    pub pooltype: Option<String>,
 }
 
 /// Bytes.
@@ -31,7 +36,16 @@ impl Command for GetStorageStatsCommand {
 
     async fn handle(self, ctx: Ctx) -> Result<Reply<GetStorageStatsAnswer>, Fault> {
         // libvirt looks at the file system only when it refreshes.
-        let pool = ctx.services.hypervisor.pool(&self.id, Refresh::Yes).await?;
+        let mut pool = ctx.services.hypervisor.pool(&self.id, Refresh::Yes).await;
+        if matches!(&pool, Err(error) if error.is_not_found(Object::StoragePool)) {
+            // Pools are transient: libvirt forgets them with its restart.
+            let (kind, path) = (self.pooltype.as_deref(), self.local_path.as_deref());
+            let reference = PoolRef { uuid: &self.id, kind, path, ..PoolRef::default() };
+            if ctx.services.storage.pools.get(reference).await.is_ok() {
+                pool = ctx.services.hypervisor.pool(&self.id, Refresh::No).await;
+            }
+        }
+        let pool = pool?;
         Ok(Reply::ok(GetStorageStatsAnswer {
             used: pool.allocation,
             capacity: pool.capacity,
@@ -43,7 +57,7 @@ impl Command for GetStorageStatsCommand {
 
 #[cfg(test)]
 mod tests {
-    use crate::commands::testing::Bench;
+    use crate::commands::testing::{Bench, POOL};
     use serde_json::json;
 
     const CLASS: &str = "com.cloud.agent.api.GetStorageStatsCommand";
@@ -58,6 +72,15 @@ mod tests {
         assert!(fields["capacity"].as_u64().unwrap() > 0);
         assert_eq!(fields["capacity"], fields["capacityBytes"]);
         assert_eq!(fields["used"], fields["usedBytes"]);
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_libvirt_has_forgotten_is_made_again() {
+        let mut bench = Bench::with_pool().await;
+        bench.ctx.services.hypervisor.destroy_pool(POOL).await.unwrap();
+        let command = json!({"id": POOL, "localPath": bench.pool_dir(), "pooltype": "Filesystem"});
+        let (_, fields) = bench.answer(CLASS, command).await;
+        assert!(fields["capacity"].as_u64().unwrap() > 0, "{fields}");
     }
 
     #[tokio::test]

@@ -1,15 +1,30 @@
 //! Commands about storage pools and volumes.
 
 pub mod check_url;
+pub mod copy;
+mod copy_snapshot;
+mod copy_template;
+mod copy_volume;
+pub mod create_object;
+pub mod create_storage_pool;
+mod create_volume;
+pub mod delete;
+mod delete_snapshot;
+pub mod delete_storage_pool;
+pub mod destroy;
 mod direct_download;
+mod files;
 pub mod get_storage_stats;
 pub mod get_volume_stats;
 pub mod http_direct_download;
 pub mod https_direct_download;
 pub mod metalink_direct_download;
+pub mod modify_storage_pool;
 pub mod nfs_direct_download;
+mod private_template;
 pub mod revoke_direct_download_certificate;
 pub mod setup_direct_download_certificate;
+mod take_snapshot;
 
 use super::fault::{Fault, fault_from};
 use crate::storage::disk::DiskError;
