@@ -286,7 +286,7 @@ async fn a_volume_goes_to_secondary_storage_and_back() {
     let new = good(&mut bench, &from, &away).await;
     let path = new[VOLUME]["path"].as_str().unwrap().to_owned();
     assert!(path.starts_with("volumes/2/5/") && path.ends_with(".qcow2"), "{path}");
-    assert_eq!(secondary.files(), [path.clone()]);
+    assert_eq!(secondary.files(), std::slice::from_ref(&path));
     // Mounted at its own directory on the way back; the stand-in has the same content everywhere.
     std::fs::rename(secondary.content.path().join(&path), secondary.content.path().join("back.qcow2"))
         .unwrap();
