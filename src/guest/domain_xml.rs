@@ -12,7 +12,7 @@ pub fn domain(spec: &GuestSpec) -> Element {
     let max_memory =
         spec.memory.max.map(|max| number("maxMemory", max).with("slots", 16).with("unit", "KiB"));
     let domain = Element::new("domain")
-        .with("type", if spec.software_emulation { "qemu" } else { "kvm" })
+        .with("type", spec.kind.as_str())
         .child(text("name", &spec.name))
         .child(text("uuid", &spec.uuid))
         .child_some(spec.description.as_ref().map(|description| text("description", description)))

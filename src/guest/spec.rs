@@ -13,8 +13,7 @@ pub struct GuestSpec {
     pub uuid: String,
     /// The operating system's name, for people.
     pub description: Option<String>,
-    /// QEMU computes each instruction: for hosts where /dev/kvm does not work.
-    pub software_emulation: bool,
+    pub kind: DomainType,
     pub memory: Memory,
     pub vcpus: Vcpus,
     /// `None` if the extra config brings the element.
@@ -28,6 +27,27 @@ pub struct GuestSpec {
     pub iothreads: Option<u32>,
     pub devices: Devices,
     pub extra: ExtraConfig,
+}
+
+/// What computes a guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DomainType {
+    Kvm,
+    /// QEMU in software: for hosts where /dev/kvm does not work.
+    Qemu,
+    /// Nothing: libvirt's test driver only keeps the books.
+    Test,
+}
+
+impl DomainType {
+    /// libvirt's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DomainType::Kvm => "kvm",
+            DomainType::Qemu => "qemu",
+            DomainType::Test => "test",
+        }
+    }
 }
 
 /// In KiB.

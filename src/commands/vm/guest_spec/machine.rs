@@ -1,11 +1,11 @@
 //! Machine, firmware, processor, clock.
 
-use super::{Inputs, UefiFiles, software_emulation};
+use super::{Inputs, UefiFiles, domain_type};
 use crate::commands::to::{Era, VirtualMachineTo};
 use crate::guest::DiskBus;
 use crate::guest::bus::{Uefi, guest_disk_model};
 use crate::guest::cpu::{self, Cpu, CpuFeature, CpuMode, CpuTuning, TopologyRule};
-use crate::guest::spec::{Clock, Features, Firmware, Machine, Nvram, Vcpus};
+use crate::guest::spec::{Clock, DomainType, Features, Firmware, Machine, Nvram, Vcpus};
 
 /// The machine and what else follows from architecture and firmware.
 pub(super) struct Kind {
@@ -85,7 +85,8 @@ pub(super) fn cpu(inputs: Inputs<'_>, vcpus: Vcpus, remarks: &mut Vec<String>) -
         (Some("host-passthrough"), _) => CpuMode::HostPassthrough,
         _ => CpuMode::Default,
     };
-    if software_emulation(config) && matches!(mode, CpuMode::HostModel | CpuMode::HostPassthrough) {
+    if domain_type(config) != DomainType::Kvm && matches!(mode, CpuMode::HostModel | CpuMode::HostPassthrough)
+    {
         remarks.push(format!(
             "Guest {} is emulated in software and gets QEMU's own CPU model instead of the host's",
             vm.name
@@ -124,7 +125,7 @@ pub(super) fn clock(inputs: Inputs<'_>, machine: &Kind) -> Clock {
     let knows_kvm = guest_disk_model(os, machine.uefi.is_some(), machine.scsi_arch()) != DiskBus::Ide;
     let hidden = config.boolean("kvmclock.disable").unwrap_or(false);
     // There is no KVM whose clock it could be.
-    let wanted = (!vm.is_user() || knows_kvm) && !software_emulation(config);
+    let wanted = (!vm.is_user() || knows_kvm) && domain_type(config) == DomainType::Kvm;
     Clock::Utc { kvm_clock: wanted.then_some(!hidden) }
 }
 

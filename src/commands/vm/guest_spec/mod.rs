@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::guest::disks::{DiskFormat, DiskSource};
 use crate::guest::extra_config::{ExtraConfig, ExtraConfigError};
 use crate::guest::nics::OvsPort;
-use crate::guest::spec::{GuestSpec, Memory, Smbios, Vcpus};
+use crate::guest::spec::{DomainType, GuestSpec, Memory, Smbios, Vcpus};
 use std::collections::BTreeMap;
 use thiserror::Error;
 use uuid::Uuid;
@@ -144,7 +144,7 @@ pub fn build(inputs: Inputs<'_>) -> Result<Built, GuestSpecError> {
         name: vm.name.clone(),
         uuid: machine.uuid.clone(),
         description: vm.os.clone().filter(|os| !os.is_empty()),
-        software_emulation: software_emulation(config),
+        kind: domain_type(config),
         memory,
         vcpus,
         cpu: if own_cpu { None } else { Some(machine::cpu(inputs, vcpus, &mut remarks)) },
@@ -160,9 +160,15 @@ pub fn build(inputs: Inputs<'_>) -> Result<Built, GuestSpecError> {
     Ok(Built { spec, remarks })
 }
 
-/// `hypervisor.type=qemu`.
-pub fn software_emulation(config: &Config) -> bool {
-    config.hypervisor_type.eq_ignore_ascii_case("qemu")
+/// By `hypervisor.type`, unless libvirt's test driver is asked, which has but one type.
+pub fn domain_type(config: &Config) -> DomainType {
+    if config.hypervisor_uri.starts_with("test:") {
+        DomainType::Test
+    } else if config.hypervisor_type.eq_ignore_ascii_case("qemu") {
+        DomainType::Qemu
+    } else {
+        DomainType::Kvm
+    }
 }
 
 /// The name becomes part of the path of a socket.

@@ -198,6 +198,8 @@ fn software_emulation_has_nothing_of_kvm() {
         ("<cpu/>".to_owned(), "<clock offset='utc'/>".to_owned())
     );
     assert!(case.remarks()[0].contains("emulated in software"));
+    let tested = user_vm(|case| case.properties = "hypervisor.uri=test\\:///default\n".to_owned());
+    assert_eq!(tested.xml().attribute("type"), Some("test"));
 }
 
 #[test]
