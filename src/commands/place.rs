@@ -2,9 +2,10 @@
 
 use super::to::{Data, PrimaryStore, StorageFiler, Store, VolumeObject};
 use super::{Claims, Ctx, Fault, Key};
-use crate::storage::names::VolumeName;
+use crate::config::Config;
+use crate::storage::names::{RelativePath, VolumeName};
 use crate::storage::pools::{Pool, PoolRef};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 impl PrimaryStore {
     /// The pool that this store is, unchecked.
@@ -84,4 +85,22 @@ pub fn exclusive(data: &Data) -> Claims {
 /// A claim that the data stays as it is, if it can be named.
 pub fn shared(data: &Data) -> Claims {
     data.key().map_or_else(Claims::none, |key| Claims::none().shared(key))
+}
+
+/// Of the path in a store: the URL of its directory and the name in there, empty if the path ends with a
+/// slash.
+pub fn split(url: &str, path: &str) -> Result<(String, String), Fault> {
+    let inside = RelativePath::new(path.trim_start_matches('/'))?;
+    let url = url.trim_end_matches('/');
+    if path.ends_with('/') {
+        return Ok((format!("{url}/{inside}"), String::new()));
+    }
+    let directory =
+        inside.directory().map_or_else(|| url.to_owned(), |directory| format!("{url}/{directory}"));
+    Ok((directory, inside.file_name().to_owned()))
+}
+
+/// Where config drives are that are not on storage: `host.cache.location`.
+pub fn config_drives(config: &Config) -> PathBuf {
+    Path::new(config.text("host.cache.location").unwrap_or("/var/cache/cloud")).join("config")
 }

@@ -24,6 +24,7 @@ registry! {
     "com.cloud.agent.api.GetVmStatsCommand" => vm::get_vm_stats::GetVmStatsCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetVncPortCommand" => vm::get_vnc_port::GetVncPortCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetVolumeStatsCommand" => storage::get_volume_stats::GetVolumeStatsCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.HandleConfigDriveIsoCommand" => storage::handle_config_drive_iso::HandleConfigDriveIsoCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.MaintainCommand" => agent::maintain::MaintainCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.MigrateAgentConnectionCommand" => agent::migrate_connection::MigrateAgentConnectionCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.ModifySshKeysCommand" => host::modify_ssh_keys::ModifySshKeysCommand, Host, Pool, Support::Done;

@@ -7,6 +7,7 @@
 //! This module imports nothing else of the crate, uses no clock, no randomness and no runtime.
 //! Every size that a peer controls is bounded by a constant in [`limits`].
 
+pub mod base64;
 pub mod classes;
 pub mod envelope;
 pub mod frame;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 pub(super) use super::direct_download::deadline;
+pub(super) use crate::commands::place::split;
 
 /// Makes a file so that an error, or the end of the agent, leaves no trace of it. One that was there
 /// before is kept whatever happens.
@@ -114,19 +115,6 @@ pub(super) fn nfs<'a>(store: Option<&'a Store>, what: &str) -> Result<&'a NfsSto
             "{what} is not on NFS: unsupported protocol, this agent can only handle nfs storage"
         ))
     })
-}
-
-/// Of the path in a store: the URL of its directory and the name in there, empty if the path ends with a
-/// slash.
-pub(super) fn split(url: &str, path: &str) -> Result<(String, String), Fault> {
-    let inside = RelativePath::new(path.trim_start_matches('/'))?;
-    let url = url.trim_end_matches('/');
-    if path.ends_with('/') {
-        return Ok((format!("{url}/{inside}"), String::new()));
-    }
-    let directory =
-        inside.directory().map_or_else(|| url.to_owned(), |directory| format!("{url}/{directory}"));
-    Ok((directory, inside.file_name().to_owned()))
 }
 
 /// Gives secondary storage back. That it cannot be unmounted is no failure of the command.

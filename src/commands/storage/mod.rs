@@ -16,6 +16,7 @@ mod direct_download;
 mod files;
 pub mod get_storage_stats;
 pub mod get_volume_stats;
+pub mod handle_config_drive_iso;
 pub mod http_direct_download;
 pub mod https_direct_download;
 pub mod metalink_direct_download;

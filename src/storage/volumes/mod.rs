@@ -14,6 +14,7 @@ mod tests;
 
 pub use copy::{Copied, Copy, Existing};
 pub use error::VolumeError;
+pub use partial::Partial;
 pub use users::backing_file;
 
 use super::disk::{DEADLINE, Disks};
@@ -21,7 +22,6 @@ use super::names::VolumeName;
 use super::pools::Pool;
 use super::qemu_img::{Access, ImageFormat, ImageInfo, Provisioning, QemuImg, Shrink, Source, Target};
 use crate::config::Secret;
-use partial::Partial;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;

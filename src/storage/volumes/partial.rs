@@ -32,9 +32,10 @@ static HOST: LazyLock<u32> = LazyLock::new(|| {
 
 /// A new file that is not in place yet. Dropped without `commit`, it is deleted.
 #[derive(Debug)]
-pub(super) struct Partial {
+pub struct Partial {
     path: PathBuf,
     target: PathBuf,
+    mode: u32,
     unfinished: DeleteUnlessComplete,
 }
 
@@ -49,7 +50,13 @@ impl Partial {
         });
         make.await?;
         let unfinished = DeleteUnlessComplete::new(path.clone());
-        Ok(Partial { path, target: target.to_owned(), unfinished })
+        Ok(Partial { path, target: target.to_owned(), mode: MODE, unfinished })
+    }
+
+    /// With other permissions than images have.
+    #[must_use]
+    pub fn with_mode(self, mode: u32) -> Partial {
+        Partial { mode, ..self }
     }
 
     pub fn path(&self) -> &Path {
@@ -58,11 +65,11 @@ impl Partial {
 
     /// Writes everything to the disk and puts the file in place of whatever is there.
     pub async fn commit(self, disks: &Disks, deadline: Duration) -> Result<(), DiskError> {
-        let from = self.path.clone();
+        let (from, mode) = (self.path.clone(), self.mode);
         disks
             .run("putting in place", &self.target, deadline, move |target| {
                 let file = File::open(&from)?;
-                file.set_permissions(fs::Permissions::from_mode(MODE))?;
+                file.set_permissions(fs::Permissions::from_mode(mode))?;
                 file.sync_all()?;
                 fs::rename(&from, target)?;
                 match target.parent() {
