@@ -204,6 +204,12 @@ fn adapted(class: &str, mut fields: Value, theirs: &Value) -> Value {
                 }
             }
         }
+        // Guests of those names run here, with other ids.
+        "StartCommand" => {
+            let name = fields["vm"]["name"].as_str().unwrap().replace("i-1-", "i-9-");
+            fields["vm"]["name"] = name.into();
+        }
+        "StopCommand" => fields["vmName"] = fields["vmName"].as_str().unwrap().replace("-1-", "-9-").into(),
         // Most of it was left out of the capture.
         "HandleConfigDriveIsoCommand" if fields["create"] == true => fields["isoData"] = "AAAA".into(),
         // Nothing listens here, so the question fails at once.
@@ -227,8 +233,19 @@ fn relocated(fields: &Value, directory: &Path) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Makes the template that a captured command clones, where the pools of this test are.
-async fn prepare(class: &str, fields: &Value, directory: &Path) {
+/// Makes the template that a captured command clones, or what a guest starts with, where the pools of
+/// this test are.
+async fn prepare(class: &str, fields: &Value, directory: &Path, bench: &Bench) {
+    if class.ends_with(".StartCommand") {
+        std::fs::create_dir_all(bench.dir().join("sys/class/net/cloudbr0/bridge")).unwrap();
+        let drives = directory.join("cache/config");
+        std::fs::create_dir_all(drives.join("configdrive")).unwrap();
+        for disk in fields["vm"]["disks"].as_array().unwrap() {
+            let Some(path) = disk["path"].as_str() else { continue };
+            let base = if disk["type"] == "ISO" { &drives } else { &directory.join(POOLS[0]) };
+            std::fs::write(base.join(path), "").unwrap();
+        }
+    }
     if !class.ends_with(".CopyCommand") {
         return;
     }
@@ -241,9 +258,13 @@ async fn prepare(class: &str, fields: &Value, directory: &Path) {
 }
 
 /// Commands of which nothing is compared here, and why.
-fn left_out(class: &str, fields: &Value) -> Option<&'static str> {
+fn left_out(class: &str, fields: &Value, theirs: &Value) -> Option<&'static str> {
     let snapshot = "org.apache.cloudstack.storage.to.SnapshotObjectTO";
     match class.rsplit('.').next().unwrap() {
+        "StartCommand" if fields["vm"]["type"] != "User" => Some("takes a system VM that answers"),
+        "StartCommand" if theirs["result"] == false => {
+            Some("the host of the capture lacked parts of its kernel")
+        }
         "CreateObjectCommand" | "DeleteCommand" if fields["data"].get(snapshot).is_some() => {
             Some("snapshots are not taken yet")
         }
@@ -289,11 +310,11 @@ async fn answers_look_like_the_captured_ones() {
     for Exchange { class, fields, answer } in exchanges() {
         let Some((their_class, theirs)) = answer else { continue };
         // A command for a system VM, which this agent does not pass on.
-        if fields["handleByAgent"] == false || left_out(&class, &fields).is_some() {
+        if fields["handleByAgent"] == false || left_out(&class, &fields, &theirs).is_some() {
             continue;
         }
         let fields = relocated(&fields, directory.path());
-        prepare(&class, &fields, directory.path()).await;
+        prepare(&class, &fields, directory.path(), &bench).await;
         let (our_class, ours) = if answered_by_hand(&class).is_some() {
             let element = Answer::of(table::find(&class).unwrap().answer, &Reply::ok(NoFields {})).element;
             (element.class.clone(), element.read().unwrap())

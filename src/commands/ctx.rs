@@ -43,6 +43,8 @@ pub struct Identity {
     pub hostname: String,
     pub private_ip: Option<String>,
     pub arch: String,
+    /// What the server counts with: MHz of all cores for guests if control groups are of version 2, else 0.
+    pub cpu_capacity_mhz: u64,
 }
 
 /// Handed to each handler.

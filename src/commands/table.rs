@@ -20,6 +20,7 @@ registry! {
     "com.cloud.agent.api.GetHostStatsCommand" => host::get_host_stats::GetHostStatsCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.GetStorageStatsCommand" => storage::get_storage_stats::GetStorageStatsCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.GetVmDiskStatsCommand" => vm::get_vm_disk_stats::GetVmDiskStatsCommand, Vm, Pool, Support::Done;
+    "com.cloud.agent.api.GetVmIpAddressCommand" => vm::get_vm_ip_address::GetVmIpAddressCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetVmNetworkStatsCommand" => vm::get_vm_network_stats::GetVmNetworkStatsCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetVmStatsCommand" => vm::get_vm_stats::GetVmStatsCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetVncPortCommand" => vm::get_vnc_port::GetVncPortCommand, Vm, Pool, Support::Done;
@@ -33,10 +34,13 @@ registry! {
     "com.cloud.agent.api.PingTestCommand" => host::ping_test::PingTestCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.PropagateResourceEventCommand" => agent::propagate_resource_event::PropagateResourceEventCommand, Agent, Inline, Support::Refused("servers send it to each other, never to a host");
     "com.cloud.agent.api.ReadyCommand" => agent::ready::ReadyCommand, Agent, Inline, Support::Done;
+    "com.cloud.agent.api.RebootCommand" => vm::reboot::RebootCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.RollingMaintenanceCommand" => host::rolling_maintenance::RollingMaintenanceCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.SetHostParamsCommand" => agent::set_host_params::SetHostParamsCommand, Agent, Pool, Support::Partial("passes over parameters other than migratewait and router.aggregation.command.each.timeout");
     "com.cloud.agent.api.SetupPersistentNetworkCommand" => network::setup_persistent_network::SetupPersistentNetworkCommand, Network, Pool, Support::Done;
     "com.cloud.agent.api.ShutdownCommand" => agent::shutdown::ShutdownCommand, Agent, Inline, Support::Done;
+    "com.cloud.agent.api.StartCommand" => vm::start::StartCommand, Vm, Pool, Support::Partial("user VMs; system VMs start and are not set up");
+    "com.cloud.agent.api.StopCommand" => vm::stop::StopCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.UpdateHostPasswordCommand" => host::update_host_password::UpdateHostPasswordCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.storage.DestroyCommand" => storage::destroy::DestroyCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.agent.directdownload.CheckUrlCommand" => storage::check_url::CheckUrlCommand, Storage, Pool, Support::Done;

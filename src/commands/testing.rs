@@ -132,8 +132,12 @@ impl Bench {
         let pool = parts.pool.map_or_else(|| directory.path().join("pool"), Path::to_owned);
         let properties = directory.path().join("agent.properties");
         std::fs::write(&properties, format!("guid=g-1\nhost=127.0.0.1\nzone=1\n{}", parts.lines)).unwrap();
-        let known =
-            Identity { hostname: "vm".into(), private_ip: Some("10.99.0.2".into()), arch: "x86_64".into() };
+        let known = Identity {
+            hostname: "vm".into(),
+            private_ip: Some("10.99.0.2".into()),
+            arch: "x86_64".into(),
+            cpu_capacity_mhz: 0,
+        };
         let (_identity, identity) = watch::channel(Some(known));
         let (sender, requests) = mpsc::channel(16);
         let hypervisor = Hypervisor::spawn(&uri(directory.path()));

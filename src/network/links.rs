@@ -39,6 +39,12 @@ impl Links {
         self.dir(name).join("bridge").is_dir()
     }
 
+    pub(super) fn bridges(&self) -> Vec<String> {
+        let devices = std::fs::read_dir(self.root.join("sys/class/net")).into_iter().flatten().flatten();
+        let names = devices.filter_map(|device| device.file_name().into_string().ok());
+        names.filter(|name| self.is_bridge(name)).collect()
+    }
+
     pub(super) fn is_up(&self, name: &str) -> bool {
         let flags = self.read(name, "flags");
         let flags = flags.and_then(|text| u32::from_str_radix(text.trim_start_matches("0x"), 16).ok());

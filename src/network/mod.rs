@@ -184,6 +184,18 @@ impl Bridges {
         })
     }
 
+    /// Whether there is a bridge of that name.
+    pub fn exists(&self, bridge: &str) -> bool {
+        names::checked(bridge).is_ok_and(|bridge| self.0.links.is_bridge(bridge))
+    }
+
+    /// Bridges that, by their names, were made for a network id.
+    pub fn of_vnet(&self, id: u32) -> Vec<String> {
+        let mut bridges = self.0.links.bridges();
+        bridges.retain(|bridge| vnet_id(bridge) == Some(id));
+        bridges
+    }
+
     /// Makes what is missing of the control network.
     pub async fn control_network(&self) -> Result<(), NetworkError> {
         let bridge = names::checked(&self.0.settings.control_bridge)?;

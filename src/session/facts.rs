@@ -97,6 +97,7 @@ impl Facts {
             hostname: inventory.hostname.clone(),
             private_ip: Some(inventory.private.ipv4.to_string()),
             arch: inventory.arch.clone(),
+            cpu_capacity_mhz: inventory.cpu_capacity_mhz,
         }));
         self.board.machine(MachineSection {
             cpus: Some(u64::from(inventory.cpus)),

@@ -1,6 +1,7 @@
 //! From a network card on the wire to what the bridges need to know of it.
 
 use crate::commands::Fault;
+use crate::commands::to::NicTo;
 use crate::network::{Broadcast, NicPlan, Traffic};
 use crate::wire::lenient;
 
@@ -31,6 +32,18 @@ impl Nic {
         let traffic = traffic(&self.traffic)?;
         let broadcast = broadcast(traffic, &self.broadcast_type, self.broadcast_uri.as_deref())?;
         Ok(NicPlan { traffic, broadcast, label: self.name.clone(), mac: self.mac.clone() })
+    }
+}
+
+impl From<&NicTo> for Nic {
+    fn from(to: &NicTo) -> Nic {
+        Nic {
+            traffic: to.traffic.clone(),
+            broadcast_type: to.broadcast_type.clone(),
+            broadcast_uri: to.broadcast_uri.clone(),
+            name: to.name.clone(),
+            mac: to.mac.clone(),
+        }
     }
 }
 

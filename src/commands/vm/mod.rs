@@ -2,16 +2,25 @@
 
 pub mod check_virtual_machine;
 pub mod get_vm_disk_stats;
+pub mod get_vm_ip_address;
 pub mod get_vm_network_stats;
 pub mod get_vm_stats;
 pub mod get_vnc_port;
+mod guest_files;
 pub mod guest_spec;
+pub(super) mod launch;
+pub mod reboot;
+pub mod start;
+pub mod stop;
+#[cfg(test)]
+mod testing;
 
 use super::fault::{Fault, fault_from};
 use crate::hypervisor::HypervisorError;
 use crate::wire::lenient;
+use guest_spec::GuestSpecError;
 
-fault_from!(HypervisorError);
+fault_from!(GuestSpecError, HypervisorError);
 
 /// The fields that the three statistics commands for guests have in common.
 #[derive(Debug, Clone, serde::Deserialize)]

@@ -266,6 +266,26 @@ impl Pools {
         Ok(Secondary { mount: self.mounts.acquire(wanted).await? })
     }
 
+    /// Unmounts the directory of secondary storage that a guest had `file` from, unless it is not one, or
+    /// somebody else uses it.
+    pub async fn give_back(&self, file: &Path) -> Result<(), PoolError> {
+        let root = self.mount_root();
+        let Some(first) = file.strip_prefix(&root).ok().and_then(|below| below.components().next()) else {
+            return Ok(());
+        };
+        let target = root.join(first);
+        let Some(mounted) = mounted_at(&target)? else { return Ok(()) };
+        let Some((host, directory)) = mounted.source.rsplit_once(":/") else { return Ok(()) };
+        let export = Export::new(host, &format!("/{directory}"), &[])?;
+        // Named after what is mounted; pools have names of their own and stay.
+        let name = name_uuid(&format!("{}{}", export.host(), export.directory()));
+        if target.file_name().and_then(|own| own.to_str()) != Some(name.to_string().as_str()) {
+            return Ok(());
+        }
+        let wanted = Wanted { export, target, patience: Patience::Soft };
+        Ok(self.mounts.acquire(wanted).await?.release().await?)
+    }
+
     fn mount_root(&self) -> PathBuf {
         match self.config.last_good() {
             Some(config) if config.mount_path.is_absolute() => config.mount_path.clone(),

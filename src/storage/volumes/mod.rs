@@ -249,6 +249,9 @@ impl Volumes {
     /// Writes the format of the backing file into a qcow2 header that lacks it: QEMU refuses such
     /// images, and older servers made them. Says whether there was something to do.
     pub async fn fix_backing_format(&self, path: &Path) -> Result<bool, VolumeError> {
+        if !self.disks.run("reading the header of", path, DEADLINE, users::lacks_backing_format).await? {
+            return Ok(false);
+        }
         let image = self.inspect(path, Some(ImageFormat::Qcow2)).await?;
         let (Some(backing), None) = (image.backing, image.backing_format) else { return Ok(false) };
         let below = self.inspect(&backing, None).await?;

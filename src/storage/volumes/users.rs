@@ -49,6 +49,17 @@ pub fn backing_file(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(name.map(|name| PathBuf::from(name.strip_prefix("file:").unwrap_or(&name))))
 }
 
+/// Whether a qcow2 header names a backing file and not its format.
+pub(super) fn lacks_backing_format(path: &Path) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let start = beginning(&file, qcow2::FIXED)?;
+    if !matches!(Header::parse(&start), Ok(Header { backing: Some(_), .. })) {
+        return Ok(false);
+    }
+    let header = Header::parse(&beginning(&file, qcow2::PREFIX)?);
+    Ok(header.is_ok_and(|header| header.backing.is_some_and(|backing| backing.format.is_none())))
+}
+
 fn beginning(file: &File, bytes: usize) -> io::Result<Vec<u8>> {
     let mut start = Vec::new();
     let mut file = file;

@@ -1,0 +1,71 @@
+//! Bridges for the network cards of a guest.
+
+use crate::commands::network::nic::Nic;
+use crate::commands::to::{NicTo, VirtualMachineTo};
+use crate::commands::vm::guest_spec::ResolvedBridge;
+use crate::commands::{Ctx, Fault};
+use crate::guest::spec::GuestSpec;
+use crate::journal::{Action, Work};
+use crate::network::Plugged;
+use std::collections::BTreeMap;
+
+/// Bridges that stay for as long as this is kept: until the guest runs.
+#[derive(Debug)]
+pub(in crate::commands) struct Cards {
+    /// By device number of the card.
+    pub bridges: BTreeMap<i64, ResolvedBridge>,
+    _plugs: Vec<Plugged>,
+}
+
+impl Cards {
+    /// Plugs all cards in, in the order of the devices; `work` takes back what was made for them.
+    pub(in crate::commands) async fn plug(
+        ctx: &Ctx,
+        vm: &VirtualMachineTo,
+        work: &mut Work,
+    ) -> Result<Cards, Fault> {
+        let mut sorted: Vec<&NicTo> = vm.nics.iter().collect();
+        sorted.sort_by_key(|nic| nic.device_id);
+        let mut cards = Cards { bridges: BTreeMap::new(), _plugs: Vec::new() };
+        for nic in sorted {
+            let plugged = plug(ctx, nic, work).await.map_err(|fault| {
+                Fault::new(format!("Network card {} of guest {}: {fault}", nic.device_id, vm.name))
+            })?;
+            let bridge = ResolvedBridge { bridge: plugged.bridge.clone(), ovs: None };
+            cards.bridges.insert(nic.device_id, bridge);
+            cards._plugs.push(plugged);
+        }
+        Ok(cards)
+    }
+}
+
+async fn plug(ctx: &Ctx, nic: &NicTo, work: &mut Work) -> Result<Plugged, Fault> {
+    let bridges = &ctx.services.bridges;
+    let plan = Nic::from(nic).plan()?;
+    let made = bridges.vnet_bridge(&plan)?;
+    let before = made.as_ref().is_some_and(|bridge| bridges.exists(bridge));
+    if let Some(bridge) = made.filter(|_| !before) {
+        work.before(Action::Unplug { bridge, delete: true }).await?;
+    }
+    let plugged = bridges.plug(&plan).await?;
+    if before && !plugged.created.is_empty() {
+        // It went between the look and the plug, with the last guest of somebody else.
+        work.before(Action::Unplug { bridge: plugged.bridge.clone(), delete: true }).await?;
+    }
+    Ok(plugged)
+}
+
+/// Leaves limits of bandwidth out where the kernel has none: libvirt would refuse the guest.
+pub(in crate::commands) async fn limit(ctx: &Ctx, spec: &mut GuestSpec) {
+    if spec.devices.nics.iter().all(|nic| nic.rate.is_none()) {
+        return;
+    }
+    let support = ctx.services.bridges.qdisc_support().await;
+    if support.worth_trying() {
+        return;
+    }
+    tracing::warn!(guest = spec.name, ?support, "Its network rate is not limited: this host cannot do that");
+    for nic in &mut spec.devices.nics {
+        nic.rate = None;
+    }
+}

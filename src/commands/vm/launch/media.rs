@@ -1,0 +1,171 @@
+//! The disks and discs of a `VirtualMachineTO` as files of this host.
+//!
+//! ```text
+//!   volume                 its file in the pool, with its passphrase as a secret of libvirt
+//!   disc in a pool         its file in the pool
+//!   disc on NFS            its directory mounted, as on every host, so that guests can migrate
+//!   config drive           on the host, in an NFS pool or on secondary storage
+//!   no path                an empty drive
+//! ```
+
+use crate::commands::to::{Data, DiskTo, Passphrase, Store, TemplateObject, VirtualMachineTo, VolumeObject};
+use crate::commands::vm::guest_spec::ResolvedDisk;
+use crate::commands::{Ctx, Fault, place};
+use crate::guest::disks::{DiskFormat, DiskSource};
+use crate::journal::{Action, Work};
+use crate::storage::names::{RelativePath, name_uuid};
+use crate::storage::pools::Secondary;
+use crate::storage::qemu_img::ImageFormat;
+use std::collections::BTreeMap;
+use std::path::Path;
+use uuid::Uuid;
+
+/// Directory of config drives in whatever they are on.
+const CONFIG_DRIVES: &str = "configdrive/";
+
+/// All disks of one guest, found. What was mounted for it is given back when this is dropped.
+#[derive(Debug, Default)]
+pub(in crate::commands) struct Media {
+    /// By device number; empty drives are left out.
+    pub disks: BTreeMap<i64, ResolvedDisk>,
+    secrets: Vec<VolumeSecret>,
+    mounts: Vec<Secondary>,
+}
+
+/// A passphrase as libvirt is to know it.
+#[derive(Debug)]
+struct VolumeSecret {
+    uuid: Uuid,
+    /// What libvirt is told that it is for: the path of the volume as it is on the wire.
+    usage: String,
+    value: Passphrase,
+    /// libvirt has one for that volume already.
+    known: bool,
+}
+
+impl Media {
+    /// Finds every disk; mounts what is not there.
+    pub(in crate::commands) async fn resolve(ctx: &Ctx, vm: &VirtualMachineTo) -> Result<Media, Fault> {
+        let mut media = Media::default();
+        for disk in &vm.disks {
+            // Without a number it is refused later, with all that is wrong in the definition.
+            let Some(number) = disk.disk_seq else { continue };
+            let found = media.find(ctx, vm, disk).await.map_err(|fault| {
+                Fault::new(format!("Disk {number} of guest {} cannot be used: {fault}", vm.name))
+            })?;
+            media.disks.extend(found.map(|found| (number, found)));
+        }
+        Ok(media)
+    }
+
+    async fn find(
+        &mut self,
+        ctx: &Ctx,
+        vm: &VirtualMachineTo,
+        disk: &DiskTo,
+    ) -> Result<Option<ResolvedDisk>, Fault> {
+        match &disk.data {
+            Some(Data::Volume(volume)) if !disk.is_iso() => self.volume(ctx, volume).await.map(Some),
+            Some(Data::Template(template)) => match template.path.as_deref() {
+                Some(path) if !path.is_empty() => self.disc(ctx, vm, template, path).await.map(Some),
+                _ => Ok(None),
+            },
+            None if disk.is_iso() => Ok(None),
+            Some(_) | None => Err(Fault::new("it is neither a volume nor an ISO image")),
+        }
+    }
+
+    async fn volume(&mut self, ctx: &Ctx, volume: &VolumeObject) -> Result<ResolvedDisk, Fault> {
+        let (pool, name) = place::volume(ctx, volume).await?;
+        let path = pool.volume(&name);
+        there(ctx, &path, "Volume").await?;
+        let format = match volume.format.as_deref().map(str::trim).filter(|format| !format.is_empty()) {
+            Some(format) => ImageFormat::named(format)
+                .ok_or_else(|| Fault::new(format!("a volume cannot be of the format {format:?}")))?,
+            None => pool.format,
+        };
+        if format == ImageFormat::Qcow2
+            && let Err(error) = ctx.services.storage.volumes.fix_backing_format(&path).await
+        {
+            tracing::warn!(volume = %path.display(), "Its backing file may have no format: {}", crate::errors::chain(&error));
+        }
+        let secret = if volume.passphrase.is_empty() { None } else { Some(self.secret(ctx, volume).await?) };
+        let format = if format == ImageFormat::Qcow2 { DiskFormat::Qcow2 } else { DiskFormat::Raw };
+        Ok(ResolvedDisk { source: source(&path), format, secret, block_sizes: None })
+    }
+
+    /// Gives the id of the volume's secret.
+    async fn secret(&mut self, ctx: &Ctx, volume: &VolumeObject) -> Result<String, Fault> {
+        let usage =
+            volume.path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| volume.uuid.clone());
+        let known = ctx.services.hypervisor.secrets().await?;
+        // libvirt has one secret for a volume, whatever its id.
+        let known = known.into_iter().find(|(_, of)| *of == usage).map(|(uuid, _)| uuid);
+        // The same on every host.
+        let uuid = known.unwrap_or_else(|| name_uuid(&usage));
+        let (known, value) = (known.is_some(), volume.passphrase.clone());
+        self.secrets.push(VolumeSecret { uuid, usage, value, known });
+        Ok(uuid.to_string())
+    }
+
+    async fn disc(
+        &mut self,
+        ctx: &Ctx,
+        vm: &VirtualMachineTo,
+        template: &TemplateObject,
+        path: &str,
+    ) -> Result<ResolvedDisk, Fault> {
+        let path = if path.starts_with(CONFIG_DRIVES) && is_on_host(vm) {
+            RelativePath::new(path)?.under(&place::config_drives(&*ctx.config()?))
+        } else {
+            match &template.image_data_store {
+                Some(Store::Nfs(store)) => {
+                    let (directory, file) = place::split(&store.url, path)?;
+                    let mounted = ctx.services.storage.pools.secondary(&directory).await?;
+                    let path = RelativePath::new(&file)?.under(mounted.path());
+                    self.mounts.push(mounted);
+                    path
+                }
+                store => {
+                    let pool = place::pool(ctx, store.as_ref(), &format!("ISO image {path:?}")).await?;
+                    RelativePath::below(&pool.local_path, path)?.under(&pool.local_path)
+                }
+            }
+        };
+        there(ctx, &path, "ISO image").await?;
+        Ok(ResolvedDisk { source: source(&path), format: DiskFormat::Raw, secret: None, block_sizes: None })
+    }
+
+    /// Tells libvirt the passphrases; `work` takes back those that it did not have.
+    pub(in crate::commands) async fn define_secrets(&self, ctx: &Ctx, work: &mut Work) -> Result<(), Fault> {
+        for VolumeSecret { uuid, usage, value, known } in &self.secrets {
+            if !known {
+                work.before(Action::UndefineSecret { uuid: uuid.to_string() }).await?;
+            }
+            ctx.services.hypervisor.define_secret(*uuid, usage, value.bytes().to_vec()).await?;
+        }
+        Ok(())
+    }
+
+    /// Leaves what was mounted to the guest, which has it open from now on.
+    pub(in crate::commands) fn leave_mounted(self) {
+        self.mounts.into_iter().for_each(Secondary::leave_mounted);
+    }
+}
+
+/// Where the server says that the guest's config drive is.
+fn is_on_host(vm: &VirtualMachineTo) -> bool {
+    let location = vm.config_drive_location.as_deref().or_else(|| vm.detail("configDriveLocation"));
+    location.is_some_and(|location| location.eq_ignore_ascii_case("HOST"))
+}
+
+fn source(path: &Path) -> DiskSource {
+    DiskSource::File(path.to_string_lossy().into_owned())
+}
+
+async fn there(ctx: &Ctx, path: &Path, what: &str) -> Result<(), Fault> {
+    if ctx.services.storage.disks.exists(path).await? {
+        return Ok(());
+    }
+    Err(Fault::new(format!("{what} {} was not found: see whether it was moved or deleted", path.display())))
+}
