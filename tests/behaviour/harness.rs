@@ -238,6 +238,11 @@ impl Node {
         self.end().await;
     }
 
+    /// Waits until the agent has ended by itself.
+    pub async fn ended(&mut self) {
+        self.end().await;
+    }
+
     async fn end(&mut self) -> Option<i32> {
         let mut process = self.process.take().expect("the agent runs");
         let status = timeout(LIMIT, process.wait()).await.expect("the agent does not end").unwrap();

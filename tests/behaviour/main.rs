@@ -16,6 +16,7 @@ mod packaging;
 mod readme;
 mod real;
 mod real_domain_xml;
+mod real_guest_commands;
 mod real_hypervisor;
 mod real_libvirt;
 mod real_orphans;

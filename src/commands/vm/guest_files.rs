@@ -17,8 +17,7 @@ const REGISTRY: &str = r"HKEY_LOCAL_MACHINE\SYSTEM\ControlSet001\Services\Tcpip\
 /// In the order in which they are noted: the last is the newest.
 pub(super) async fn addresses(uri: &str, guest: &str, windows: bool) -> Result<Vec<Ipv4Addr>, Fault> {
     if windows {
-        let words = ["--connect", uri, "--unsafe-printable-strings", guest, REGISTRY];
-        let output = run("virt-win-reg", &words).await?;
+        let output = run("virt-win-reg", &["--connect", uri, guest, REGISTRY]).await?;
         return Ok(registry(&output.text()));
     }
     let listed = run("virt-ls", &["-c", uri, "-d", guest, LEASES]).await?.text();
@@ -56,11 +55,15 @@ fn leases(text: &str) -> Vec<Ipv4Addr> {
     text.lines().filter_map(one).collect()
 }
 
-/// Lines such as `"DhcpIPAddress"=str(1):"10.1.1.5"`.
+/// Lines such as `"DhcpIPAddress"=hex(1):31,00,30,00,2e,00`: text in UTF-16.
 fn registry(text: &str) -> Vec<Ipv4Addr> {
     let one = |line: &str| {
-        let value = line.trim().strip_prefix("\"DhcpIPAddress\"=")?;
-        value.trim_end_matches('"').rsplit('"').next()?.parse().ok()
+        let value = line.trim().strip_prefix("\"DhcpIPAddress\"=hex(1):")?;
+        let bytes = value.split(',').map(|byte| u8::from_str_radix(byte.trim(), 16).ok());
+        let bytes = bytes.collect::<Option<Vec<u8>>>()?;
+        // Digits and dots: every other byte is zero.
+        let text: Vec<u8> = bytes.into_iter().filter(|byte| *byte != 0).collect();
+        std::str::from_utf8(&text).ok()?.parse().ok()
     };
     text.lines().filter_map(one).collect()
 }
@@ -74,8 +77,11 @@ mod tests {
         let text = "lease {\n  interface \"eth0\";\n  fixed-address 10.1.1.5;\n}\nlease {\n  fixed-address 10.1.1.9;\n  \
                     fixed-address nonsense;\n}\n";
         assert_eq!(leases(text), [Ipv4Addr::new(10, 1, 1, 5), Ipv4Addr::new(10, 1, 1, 9)]);
-        let text = "[x]\n\"EnableDHCP\"=dword:1\n\"DhcpIPAddress\"=str(1):\"10.1.1.7\"\n\"DhcpIPAddress\"=\"10.1.1.8\"\n";
-        assert_eq!(registry(text), [Ipv4Addr::new(10, 1, 1, 7), Ipv4Addr::new(10, 1, 1, 8)]);
+        let hex = "31,00,30,00,2e,00,31,00,2e,00,31,00,2e,00,37,00,00,00";
+        let text = format!(
+            "[x]\n\"EnableDHCP\"=dword:1\n\"DhcpIPAddress\"=hex(1):{hex}\n\"DhcpServer\"=hex(1):{hex}\n"
+        );
+        assert_eq!(registry(&text), [Ipv4Addr::new(10, 1, 1, 7)]);
     }
 
     #[test]

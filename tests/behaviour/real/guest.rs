@@ -49,19 +49,25 @@ pub struct Guest<'a> {
     pub disk: PathBuf,
 }
 
+/// Writes a disk from which a guest boots that behaves.
+pub async fn boot_disk(cage: &Cage, disk: &Path) {
+    let raw = disk.with_extension("raw");
+    let mut sectors = vec![0; usize::try_from(DISK_SIZE).unwrap()];
+    sectors[..BOOT_SECTOR.len()].copy_from_slice(&BOOT_SECTOR);
+    sectors[510..512].copy_from_slice(&[0x55, 0xaa]);
+    std::fs::write(&raw, sectors).unwrap();
+    let words = ["qemu-img", "convert", "-O", "qcow2", raw.to_str().unwrap(), disk.to_str().unwrap()];
+    cage.run(&words).await.unwrap();
+    std::fs::remove_file(raw).unwrap();
+}
+
 impl<'a> Guest<'a> {
     /// Makes the disk in `directory`. No other guest of this test run has its name.
     pub async fn new(cage: &'a Cage, directory: &Path) -> Guest<'a> {
         static GUESTS: AtomicU8 = AtomicU8::new(1);
         let number = GUESTS.fetch_add(1, Ordering::Relaxed);
-        let (raw, disk) = (directory.join("boot.raw"), directory.join(format!("disk-{number}")));
-        let mut sectors = vec![0; usize::try_from(DISK_SIZE).unwrap()];
-        sectors[..BOOT_SECTOR.len()].copy_from_slice(&BOOT_SECTOR);
-        sectors[510..512].copy_from_slice(&[0x55, 0xaa]);
-        std::fs::write(&raw, sectors).unwrap();
-        let words = ["qemu-img", "convert", "-O", "qcow2", raw.to_str().unwrap(), disk.to_str().unwrap()];
-        cage.run(&words).await.unwrap();
-        std::fs::remove_file(raw).unwrap();
+        let disk = directory.join(format!("disk-{number}"));
+        boot_disk(cage, &disk).await;
         Guest {
             cage,
             name: format!("i-2-{number}-VM"),

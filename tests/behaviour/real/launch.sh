@@ -27,6 +27,7 @@ done
 mount -t devpts -o newinstance,ptmxmode=0666 none /run/dev/pts
 ln -s pts/ptmx /run/dev/ptmx
 ln -s /proc/self/fd /run/dev/fd
+ln -s fd/0 /run/dev/stdin
 mount --move /run/dev /dev
 # On request KVM that is there and does not work, and a QEMU that takes as long as /run/slow exists.
 if [ "${CAGE_BROKEN_KVM:-}" ]; then

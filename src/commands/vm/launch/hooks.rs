@@ -6,7 +6,7 @@
 
 use crate::config::Config;
 use crate::host::exec::{Output, Program, is_executable};
-use crate::xml;
+use crate::hypervisor::xml;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,9 +42,7 @@ pub(in crate::commands) async fn transform(config: &Config, guest: &str, domain:
     if text.trim().is_empty() {
         return domain;
     }
-    let same = !output.truncated
-        && xml::parse(&text)
-            .is_ok_and(|root| root.name == "domain" && root.text_at("name").as_deref() == Some(guest));
+    let same = !output.truncated && xml::domain(&text).is_ok_and(|domain| domain.name == guest);
     if same {
         tracing::info!(guest, hook = %hook.display(), "The XML of the guest is the hook's");
         return text;
