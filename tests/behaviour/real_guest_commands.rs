@@ -150,7 +150,7 @@ async fn encrypted(edge: &Edge<'_>, name: &str) -> (Volume, Value) {
     let wrapped = "org.apache.cloudstack.storage.to.VolumeObjectTO";
     data[wrapped]["passphrase"] = passphrase.clone();
     edge.good("org.apache.cloudstack.storage.command.CreateObjectCommand", json!({"data": data})).await;
-    let mut vm = edge.guest(name, &id(), &[volume.clone()]);
+    let mut vm = edge.guest(name, &id(), std::slice::from_ref(&volume));
     vm["disks"][0]["data"][wrapped]["passphrase"] = passphrase;
     (volume, vm)
 }
