@@ -11,6 +11,7 @@ use crate::host::inventory::ConstantFacts;
 use crate::host::samples::Samples;
 use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
+use crate::metrics::{Owners, Source, endpoint};
 use crate::network::{self, Bridges};
 use crate::orphans::{self, touched::Touched};
 use crate::recovery::Recovery;
@@ -113,9 +114,13 @@ async fn serve(options: &RunOptions) -> u8 {
         tokio::spawn(file::keep_writing(board.clone(), options.runtime_dir.clone(), raised(status_ended)));
     let config = ConfigStore::spawn(options.config.clone());
     tokio::spawn(feeds::files(board.clone(), config.clone()));
+    let (owners, known_owners) = watch::channel(None);
+    let source = Source { board: board.clone(), owners: known_owners };
+    let metrics = tokio::spawn(endpoint::serve(options.runtime_dir.clone(), source, config.clone()));
     let notifier = Notifier::default();
     notifier.ready();
-    let mut agent = tokio::spawn(agent(options.clone(), board.clone(), reporter, config.clone(), stopping));
+    let mut agent =
+        tokio::spawn(agent(options.clone(), board.clone(), reporter, config.clone(), stopping, owners));
     tokio::spawn(tell_systemd(board.clone()));
 
     loop {
@@ -141,6 +146,9 @@ async fn serve(options: &RunOptions) -> u8 {
     notifier.stopping();
     stop.send_replace(true);
     let orderly = tokio::time::timeout(STOP_LIMIT, agent).await.is_ok();
+    // Before the status, with which the lock of the runtime directory goes.
+    metrics.abort();
+    let _ = metrics.await;
     end_status.send_replace(true);
     let _ = tokio::time::timeout(Duration::from_millis(500), async { tokio::join!(status, snapshot) }).await;
     if !orderly {
@@ -157,6 +165,7 @@ async fn agent(
     reporter: Reporter,
     config: ConfigStore,
     stopping: watch::Receiver<bool>,
+    owners: watch::Sender<Option<Owners>>,
 ) {
     let mut reporter = reporter;
     let first = tokio::select! {
@@ -187,6 +196,11 @@ async fn agent(
     });
     let dispatch_pulse = Pulse::default();
     let dispatcher = Dispatcher::spawn(services.clone(), dispatch_pulse.clone());
+    owners.send_replace(Some(Owners {
+        dispatcher: dispatcher.clone(),
+        hypervisor: hypervisor.clone(),
+        journal: services.journal.clone(),
+    }));
     tokio::spawn(feeds::libvirt(board.clone(), hypervisor.clone()));
     tokio::spawn(feeds::commands(board.clone(), dispatcher.clone()));
     tokio::spawn(feeds::orphans(board.clone(), orphan_tools(&first, &options, &services)));

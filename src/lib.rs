@@ -4,6 +4,7 @@
 
 pub mod errors;
 pub mod files;
+pub mod histogram;
 pub mod journal;
 pub mod wire;
 pub mod xml;
@@ -27,6 +28,8 @@ pub mod session;
 
 pub mod service;
 pub mod status;
+
+pub mod metrics;
 
 pub mod app;
 pub mod cli;

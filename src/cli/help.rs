@@ -20,6 +20,7 @@ Environment:
 Files:
   /etc/cloudstack/agent/agent.properties       configuration
   /run/cloudstack-agent/agent.sock             the running agent answers --status here
+  /run/cloudstack-agent/metrics.sock           the running agent serves its metrics here (HTTP)
   /run/cloudstack-agent/status.json            last snapshot, for when it does not run
   /run/cloudstack-agent/agent.lock             held by the running agent
 
@@ -96,7 +97,7 @@ Environment:
 
 Files:
   /etc/cloudstack/agent/agent.properties    read at the start, and written when the server says so
-  /run/cloudstack-agent/                    socket, lock and snapshot
+  /run/cloudstack-agent/                    sockets, lock and snapshot
 
 Exit codes:
   0   stopped on request
@@ -134,6 +135,30 @@ Exit codes:
   0   shown; with --diff: no difference
   1   with --diff: there are differences
   2   the inventory cannot be collected, or nothing was sent yet to compare with
+  64  wrong usage";
+
+/// After `agent metrics --help`.
+pub const METRICS: &str = "\
+Prints what Prometheus scrapes: the page that the running agent serves on its socket. The same comes over
+TCP if agent.properties has metrics.listen=ADDRESS:PORT; without it no port is opened. Alert rules are in
+/usr/share/cloudstack-agent/prometheus.
+
+Examples:
+  agent metrics
+  agent metrics | sponge /var/lib/prometheus/node-exporter/cloudstack_agent.prom
+                                               for node_exporter, from a timer
+  curl --unix-socket /run/cloudstack-agent/metrics.sock http://localhost/metrics
+
+Environment:
+  AGENT_RUNTIME_DIR   same as --runtime-dir
+
+Files:
+  <runtime-dir>/metrics.sock     HTTP, GET /metrics; mode 0660
+
+Exit codes:
+  0   shown
+  3   the agent is not running
+  4   cannot tell: no answer within 2 seconds, or no permission
   64  wrong usage";
 
 /// After `agent commands --help`.

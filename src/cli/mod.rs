@@ -10,6 +10,7 @@ mod help;
 pub mod inventory;
 mod keystore;
 mod maintenance;
+mod metrics;
 mod offline;
 pub mod orphans;
 pub mod out;
@@ -77,6 +78,9 @@ enum Command {
     /// List what is left on this host and nobody asks for; remove it by name
     #[command(after_long_help = help::ORPHANS)]
     Orphans(orphans::OrphansArgs),
+    /// Print the running agent's metrics, as Prometheus reads them
+    #[command(after_long_help = help::METRICS)]
+    Metrics(MetricsArgs),
     /// List the management server's commands and how they are handled
     #[command(after_long_help = help::COMMANDS)]
     Commands(JsonArgs),
@@ -191,6 +195,12 @@ struct InventoryArgs {
 }
 
 #[derive(Debug, Args)]
+struct MetricsArgs {
+    #[command(flatten)]
+    paths: Paths,
+}
+
+#[derive(Debug, Args)]
 struct JsonArgs {
     /// Print JSON
     #[arg(long)]
@@ -251,6 +261,7 @@ fn dispatch(command: Command) -> ExitCode {
             ExitCode::from(inventory::show(report, args.json, args.diff))
         }
         Command::Orphans(args) => on_small_runtime(orphans::run(args)),
+        Command::Metrics(args) => on_small_runtime(metrics::show(args.paths.runtime_dir)),
         Command::Commands(args) => ExitCode::from(commands::show(offline::command_rows(), args.json)),
         Command::Version(args) => ExitCode::from(version::show(args.json)),
         Command::Completions(args) => {

@@ -9,6 +9,7 @@ use super::servers::ServerList;
 use super::storage::{self, LocalStorage};
 use super::value;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -116,6 +117,12 @@ impl Config {
     /// Like [`Config::text`], as boolean.
     pub fn boolean(&self, key: &str) -> Option<bool> {
         self.text(key).and_then(value::boolean)
+    }
+
+    /// Where metrics are served besides the unix socket. A value that cannot be used is only a warning:
+    /// monitoring must not keep the agent from its work.
+    pub fn metrics_listen(&self) -> Option<SocketAddr> {
+        self.text("metrics.listen").and_then(value::socket)
     }
 
     fn read(path: &Path, file: &Properties, pins: Option<&Pins>) -> Result<Config, ConfigError> {

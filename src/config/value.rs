@@ -1,5 +1,6 @@
 //! Reading single values.
 
+use std::net::SocketAddr;
 use uuid::Uuid;
 
 /// Accepts what Java's converter accepts, in any case of letters.
@@ -26,6 +27,11 @@ pub(super) fn list(text: &str) -> Vec<&str> {
 /// A UUID in its usual notation only: the text is compared and stored on the server.
 pub(super) fn uuid(text: &str) -> Option<Uuid> {
     if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
+}
+
+/// Where to listen: names would be looked up at some other time. Port 0 would be another one each time.
+pub(super) fn socket(text: &str) -> Option<SocketAddr> {
+    text.parse().ok().filter(|address: &SocketAddr| address.port() != 0)
 }
 
 /// What the kernel takes as interface name (`dev_valid_name`): it becomes part of paths below /sys.

@@ -39,6 +39,7 @@ pub struct Dispatcher {
     /// Counted up here and not by the task: a session that is about to end must not overlook a
     /// request that it has just handed over.
     in_flight: Arc<watch::Sender<usize>>,
+    waiting: watch::Receiver<usize>,
     stats: Stats,
 }
 
@@ -47,18 +48,20 @@ impl Dispatcher {
     pub fn spawn(services: Arc<Services>, pulse: Pulse) -> Dispatcher {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let in_flight = Arc::new(watch::channel(0).0);
+        let (line, waiting) = watch::channel(0);
         let stats = Stats::spawn();
         let runner = Runner {
             services,
             admission: Admission::new(CAPACITY, LONGEST_LINE),
             waiting: BTreeMap::new(),
+            line,
             next_id: 0,
             jobs: jobs.clone(),
             in_flight: in_flight.clone(),
             stats: stats.clone(),
         };
         tokio::spawn(pulse.watch(runner.run(inbox)));
-        Dispatcher { jobs, in_flight, stats }
+        Dispatcher { jobs, in_flight, waiting, stats }
     }
 
     /// Takes a request; exactly one response with as many answers will be sent to `answers`.
@@ -70,6 +73,11 @@ impl Dispatcher {
     /// Number of requests submitted and not answered yet.
     pub fn in_flight(&self) -> watch::Receiver<usize> {
         self.in_flight.subscribe()
+    }
+
+    /// Of these, the number of requests that wait for what they claim, or for capacity.
+    pub fn waiting(&self) -> usize {
+        *self.waiting.borrow()
     }
 
     pub fn stats(&self) -> &Stats {
@@ -88,6 +96,8 @@ struct Runner {
     services: Arc<Services>,
     admission: Admission,
     waiting: BTreeMap<BatchId, Parked>,
+    /// Tells how many there are in it.
+    line: watch::Sender<usize>,
     next_id: BatchId,
     jobs: mpsc::UnboundedSender<Job>,
     in_flight: Arc<watch::Sender<usize>>,
@@ -108,6 +118,8 @@ impl Runner {
                     }
                 }
             }
+            self.line
+                .send_if_modified(|told| std::mem::replace(told, self.waiting.len()) != self.waiting.len());
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Owned by one task; batches send one small message per finished command.
 
+use crate::histogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -12,58 +13,6 @@ pub enum Outcome {
     Done,
     Failed,
     Unsupported,
-}
-
-/// Buckets grow by a quarter each: 1 µs to about 7 minutes, relative error at most 25 %.
-const BUCKETS: usize = 90;
-const GROWTH: f64 = 1.25;
-
-/// Latencies of one command class.
-#[derive(Debug, Clone)]
-pub struct Histogram {
-    counts: Box<[u32; BUCKETS]>,
-    total: u64,
-}
-
-impl Default for Histogram {
-    fn default() -> Histogram {
-        Histogram { counts: Box::new([0; BUCKETS]), total: 0 }
-    }
-}
-
-impl Histogram {
-    pub fn add(&mut self, took: Duration) {
-        let micros = took.as_micros().max(1) as f64;
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a logarithm of at least 1
-        let bucket = (micros.ln() / GROWTH.ln()).ceil() as usize;
-        if let Some(count) = self.counts.get_mut(bucket.min(BUCKETS - 1)) {
-            *count = count.saturating_add(1);
-        }
-        self.total += 1;
-    }
-
-    /// Upper bound of the bucket that holds the given share (0.5, 0.99); `None` without samples.
-    pub fn quantile(&self, share: f64) -> Option<Duration> {
-        if self.total == 0 {
-            return None;
-        }
-        let wanted = (self.total as f64 * share).ceil();
-        let mut seen = 0.0;
-        for (bucket, count) in self.counts.iter().enumerate() {
-            seen += f64::from(*count);
-            if seen >= wanted {
-                return Some(Duration::from_secs_f64(GROWTH.powf(bucket as f64) / 1e6));
-            }
-        }
-        None
-    }
-
-    fn merge(&mut self, other: &Histogram) {
-        for (mine, theirs) in self.counts.iter_mut().zip(other.counts.iter()) {
-            *mine = mine.saturating_add(*theirs);
-        }
-        self.total += other.total;
-    }
 }
 
 /// Counters of one command class.
@@ -159,21 +108,6 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_are_within_a_quarter() {
-        let mut histogram = Histogram::default();
-        assert_eq!(histogram.quantile(0.5), None);
-        for micros in 1..=1000 {
-            histogram.add(Duration::from_micros(micros));
-        }
-        for (share, exact) in [(0.5, 500.0), (0.99, 990.0)] {
-            let got = histogram.quantile(share).unwrap().as_secs_f64() * 1e6;
-            assert!((exact..=exact * 1.26).contains(&got), "{share}: {got}");
-        }
-        histogram.add(Duration::from_secs(86_400));
-        assert!(histogram.quantile(1.0).is_some());
-    }
 
     #[tokio::test]
     async fn counters_add_up() {

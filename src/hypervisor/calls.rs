@@ -13,7 +13,7 @@ use super::error::{HypervisorError, Result};
 use super::libvirt::conn::Obituary;
 use super::libvirt::link::{Lease, Link};
 use super::libvirt::pool::{CHANGES, CallError, CallPool, MIGRATIONS, QUERIES, STORAGE};
-use super::{CHANGE_DEADLINE, Connection, Hypervisor, STORAGE_DEADLINE};
+use super::{CHANGE_DEADLINE, CallFigures, Connection, Hypervisor, STORAGE_DEADLINE};
 
 #[derive(Debug)]
 pub(super) struct Calls {
@@ -47,6 +47,26 @@ impl Calls {
     /// All pools but that of the questions.
     pub fn others(&self) -> Vec<CallPool> {
         vec![self.changes.clone(), self.storage.clone(), self.migrations.clone()]
+    }
+
+    /// What is known of the calls of each pool.
+    pub fn figures(&self) -> Vec<CallFigures> {
+        let pools = [
+            ("question", &self.queries),
+            ("change", &self.changes),
+            ("storage", &self.storage),
+            ("migration", &self.migrations),
+        ];
+        let figures = |(kind, pool): (&'static str, &CallPool)| {
+            let counters = pool.counters();
+            CallFigures {
+                kind,
+                deadline_misses: counters.deadline_misses,
+                stuck: counters.stuck,
+                latency: pool.latency(),
+            }
+        };
+        pools.map(figures).into()
     }
 
     fn gate(&self, id: &str) -> Arc<Gate> {

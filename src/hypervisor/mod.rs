@@ -135,6 +135,11 @@ impl Hypervisor {
         self.inner.status.clone()
     }
 
+    /// How long libvirt takes, by the kind of calls. Never waits for libvirt.
+    pub fn figures(&self) -> Vec<CallFigures> {
+        self.inner.calls.figures()
+    }
+
     /// Returns as soon as there is a connection.
     pub async fn connected(&self) {
         let mut link = self.inner.link.clone();

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::histogram::Histogram;
+
 /// What is known about the libvirt connection; published on a watch channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LibvirtStatus {
@@ -15,6 +17,19 @@ pub struct LibvirtStatus {
     pub calls: u64,
     /// Calls given up because libvirt did not return before their deadline.
     pub deadline_misses: u64,
+}
+
+/// Calls of one kind since the process started.
+#[derive(Debug, Clone)]
+pub struct CallFigures {
+    /// `question`, `change`, `storage` or `migration`.
+    pub kind: &'static str,
+    /// Calls given up because libvirt did not return before their deadline.
+    pub deadline_misses: u64,
+    /// Calls given up that have not returned yet; each occupies a thread.
+    pub stuck: usize,
+    /// Waiting in line included, up to the answer or the deadline.
+    pub latency: Histogram,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

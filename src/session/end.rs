@@ -187,6 +187,34 @@ impl End {
         }
     }
 
+    /// One word for counting; the words never change.
+    pub fn word(&self) -> &'static str {
+        match self {
+            End::Unreachable { .. } => "unreachable",
+            End::ConnectTimeout { .. } => "connect_timeout",
+            End::HandshakeTimeout { .. } => "handshake_timeout",
+            End::NoInventory { .. } => "no_inventory",
+            End::CutBeforeAnswer { .. } => "cut_before_answer",
+            End::StartupUnanswered { .. } => "startup_unanswered",
+            End::StartupRejected { .. } => "startup_rejected",
+            End::Refused { .. } => "refused",
+            End::CutBeforeReady { .. } => "cut_before_ready",
+            End::NeverReady { .. } => "never_ready",
+            End::Lost { .. } => "lost",
+            End::PingUnanswered { .. } => "ping_unanswered",
+            End::ReregisterAsked => "reregister_asked",
+            End::Stopped(reason) => match reason {
+                StopReason::Signal => "stopped",
+                StopReason::CertificateRenewed => "certificate_renewed",
+                StopReason::Migrate => "migrate",
+                StopReason::PreferredServer => "preferred_server",
+                StopReason::Reconfigured => "reconfigured",
+                StopReason::KeysWorn => "keys_worn",
+                StopReason::ByServer { .. } => "by_server",
+            },
+        }
+    }
+
     /// The server's own sentence, if it sent one.
     pub fn server_sentence(&self) -> Option<&str> {
         match self {

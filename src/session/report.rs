@@ -23,6 +23,7 @@ impl Reporter {
         let section = SessionSection::new(SessionState::Idle, Timestamp::now());
         let mut reporter = Reporter { board, section, failing_since: None };
         reporter.section.connects = Some(0);
+        reporter.section.registrations = Some(0);
         reporter.section.reregisters = Some(0);
         reporter.section.resets = Some(0);
         reporter.publish();
@@ -112,6 +113,7 @@ impl Reporter {
 
     fn registered(&mut self) {
         self.failing_since = None;
+        self.section.registrations = self.section.registrations.map(|count| count + 1);
         self.section.attempt = Some(0);
         self.section.last_error = None;
         self.section.remedy = None;
@@ -162,6 +164,7 @@ impl Reporter {
         self.section.resets = self.section.resets.map(|count| count + 1);
         self.section.forgotten_at = Some(now);
         self.section.forgotten = Some(forgotten);
+        *self.section.ends.entry(end.word().to_owned()).or_default() += 1;
         if was_ready {
             self.section.last_disconnect_at = Some(now);
             self.section.last_disconnect_reason = Some(end.to_string());

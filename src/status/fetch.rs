@@ -67,15 +67,21 @@ pub async fn fetch(path: &Path, deadline: Duration) -> Result<Status, FetchError
     }
 }
 
-async fn exchange(path: &Path) -> Result<Status, FetchError> {
+/// Connects to a socket of the agent; without a deadline of its own.
+pub async fn connect(path: &Path) -> Result<UnixStream, FetchError> {
     let owned = || path.to_owned();
-    let broken = |source: io::Error| FetchError::Broken { path: path.to_owned(), source };
-    let mut stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
+    UnixStream::connect(path).await.map_err(|error| match error.kind() {
         ErrorKind::NotFound => FetchError::NoSocket { path: owned() },
         ErrorKind::ConnectionRefused => FetchError::NotListening { path: owned() },
         ErrorKind::PermissionDenied => FetchError::Denied { path: owned() },
-        _ => broken(error),
-    })?;
+        _ => FetchError::Broken { path: owned(), source: error },
+    })
+}
+
+async fn exchange(path: &Path) -> Result<Status, FetchError> {
+    let owned = || path.to_owned();
+    let broken = |source: io::Error| FetchError::Broken { path: path.to_owned(), source };
+    let mut stream = connect(path).await?;
     // A server that refuses may close before it reads; its reason is still to be read.
     let _ = stream.write_all(b"status\n").await;
     let mut document = Vec::new();

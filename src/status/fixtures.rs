@@ -96,6 +96,8 @@ fn registered() -> SessionSection {
         missed_pings: Some(0),
         connects: Some(4),
         reregisters: Some(1),
+        registrations: Some(3),
+        ends: [("lost".to_owned(), 2), ("reregister_asked".to_owned(), 1)].into(),
         last_disconnect_at: Some(at("2026-11-20T08:13:40Z")),
         last_disconnect_reason: Some("peer closed".into()),
         ..SessionSection::new(SessionState::Registered, at("2026-11-20T08:14:03Z"))

@@ -197,6 +197,12 @@ pub struct SessionSection {
     pub connects: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reregisters: Option<u64>,
+    /// Connections that became registrations since the process started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registrations: Option<u64>,
+    /// How connections ended since the process started: a word for the reason (`lost`), and how often.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ends: BTreeMap<String, u64>,
     /// The last failure in words, with its cause.
     #[serde(default)]
     pub last_error: Option<String>,
@@ -254,6 +260,8 @@ impl SessionSection {
             next_attempt_at: None,
             connects: None,
             reregisters: None,
+            registrations: None,
+            ends: BTreeMap::new(),
             last_error: None,
             remedy: None,
             server_message: None,

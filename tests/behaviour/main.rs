@@ -11,6 +11,7 @@ mod faults;
 mod golden;
 mod harness;
 mod libvirt_faults;
+mod metrics;
 mod mini_agent;
 mod packaging;
 mod readme;

@@ -46,6 +46,8 @@ pub enum Kind {
     Cidr,
     /// Name of a network interface.
     Device,
+    /// Address and port to listen on.
+    Socket,
 }
 
 /// When an edited value takes effect.
@@ -78,6 +80,7 @@ impl Kind {
             Kind::ServerList => "host names or addresses separated by commas, optionally @algorithm behind",
             Kind::Cidr => "a network as address/prefix length, such as 169.254.0.0/16",
             Kind::Device => "an interface name of 1 to 15 characters without blanks and slashes",
+            Kind::Socket => "an address of this host and a port, such as 127.0.0.1:9250 or [::1]:9250",
         }
     }
 
@@ -94,6 +97,7 @@ impl Kind {
             Kind::ServerList => super::ServerList::parse(text).is_some(),
             Kind::Cidr => is_cidr(text),
             Kind::Device => value::is_device_name(text),
+            Kind::Socket => value::socket(text).is_some(),
         }
     }
 }
@@ -169,6 +173,8 @@ mod tests {
             (Kind::Cidr, "fe80::/10", "169.254.0.0"),
             (Kind::Device, "cloudbr1.2049", "a/b"),
             (Kind::Device, "cloudbr0", "sixteencharacter"),
+            (Kind::Socket, "[::1]:9250", "localhost:9250"),
+            (Kind::Socket, "127.0.0.1:9250", "127.0.0.1:0"),
         ] {
             assert!(kind.accepts(right), "{kind:?} {right}");
             assert!(!kind.accepts(wrong), "{kind:?} {wrong}");

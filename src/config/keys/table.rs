@@ -161,6 +161,9 @@ keys! {
     "setup.apparmor.disable": Boolean "4.19" Live = "true",
         "Whether cloudstack-setup-agent takes AppArmor off libvirt and guests, as the Java agent's does.";
 
+    // Monitoring, known to this agent only
+    "metrics.listen": Socket "4.19" Live, "Address and port on which metrics are served besides the unix socket, by default none.";
+
     // Written by the agent itself
     "LibvirtComputingResource.id": Long "4.19" NextSession, "Id that the management server gave this host.";
     "LibvirtComputingResource.uuid": Text "4.20.2" NextSession, "UUID that the management server gave this host.";

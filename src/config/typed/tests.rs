@@ -65,6 +65,7 @@ fn an_empty_file_gives_the_documented_defaults() {
         (None, None)
     );
     assert_eq!((config.host_id, config.host_uuid.as_ref(), config.host_name.as_ref()), (None, None, None));
+    assert_eq!(config.metrics_listen(), None);
     assert!(config.resource.ends_with(RESOURCE) && config.host_tags.is_empty() && config.pool.is_none());
     assert_eq!((config.keystore_passphrase.as_ref(), config.warnings.as_slice()), (None, &[][..]));
     assert_eq!(config.dir(), Path::new("/etc/cloudstack/agent"));
@@ -89,7 +90,7 @@ fn reads_every_field_from_a_file_of_the_java_agent() {
          ping.retries=7\nssl.handshake.timeout=9\nbackoff.seconds=3\nkeystore.passphrase=canary-7c1\n\
          rolling.maintenance.hooks.dir=/hooks\nrolling.maintenance.service.executor.disabled=1\n\
          cmds.timeout=10\nagent.script.timeout=11\nstop.script.timeout=12\nvm.migrate.wait=13\n\
-         router.aggregation.command.each.timeout=14\npool=p\nLibvirtComputingResource.id=42\n\
+         router.aggregation.command.each.timeout=14\nmetrics.listen=127.0.0.1\\:9250\npool=p\nLibvirtComputingResource.id=42\n\
          LibvirtComputingResource.uuid={UUID_B}\nLibvirtComputingResource.name=kvm1\n\
          guest.cpu.mode=host-model\nvm.rng.enable=on\nvm.video.ram=16\n"
     ));
@@ -117,6 +118,7 @@ fn reads_every_field_from_a_file_of_the_java_agent() {
     assert_eq!(config.mount_path, Path::new("/srv"));
     assert_eq!((config.hypervisor_type.as_str(), config.hypervisor_uri.as_str()), ("kvm", "qemu:///session"));
     assert!(config.libvirt_events_enabled && config.rolling_maintenance_executor_disabled);
+    assert_eq!(config.metrics_listen(), "127.0.0.1:9250".parse().ok());
     assert_eq!((config.host_reserved_mem_mb, config.host_overcommit_mem_mb), (2048, 1));
     assert_eq!((config.host_reserved_cpu_count, config.host_cpu_manual_speed_mhz), (2, 2400));
     assert_eq!(config.host_tags, ["ssd", "gpu"]);
@@ -256,4 +258,13 @@ fn pinned_keys_keep_their_value_and_others_follow() {
     pins.update("zone", Some("9"));
     assert_eq!(pins.differing(&now), ["hypervisor.uri", "local.storage.uuid", "workers"]);
     assert!(KEYS.iter().filter(|key| key.reload == Reload::Restart).count() > 7);
+}
+
+#[test]
+fn a_wrong_address_for_metrics_is_no_reason_not_to_start() {
+    for wrong in ["9250", "localhost:9250", "127.0.0.1:0", "10.0.0.1:99999"] {
+        let config = read(&format!("metrics.listen={wrong}\n"));
+        assert_eq!(config.metrics_listen(), None, "{wrong}");
+        assert!(config.warnings.iter().any(|warning| warning.contains("metrics.listen")), "{wrong}");
+    }
 }

@@ -22,9 +22,11 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+
+use crate::histogram::Histogram;
 
 /// How many threads a pool may have, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +115,8 @@ struct State {
     idle: usize,
     closing: bool,
     counters: PoolCounters,
+    /// Of calls that were waited for, up to their answer or deadline.
+    latency: Histogram,
 }
 
 struct Job {
@@ -149,6 +153,11 @@ impl CallPool {
         self.owner.0.lock().counters
     }
 
+    /// How long calls took, waiting in line included, up to their answer or deadline.
+    pub fn latency(&self) -> Histogram {
+        self.owner.0.lock().latency.clone()
+    }
+
     /// Runs `job` on a thread of the pool and waits for it until `deadline`, waiting in line
     /// included. Dropping the future abandons the job like a passed deadline does.
     pub async fn call<T: Send + 'static>(
@@ -156,6 +165,7 @@ impl CallPool {
         deadline: Duration,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, CallError> {
+        let started = Instant::now();
         let (sender, mut receiver) = oneshot::channel();
         let run = Box::new(move || {
             // A closed receiver means that nobody waits: the result is dropped here.
@@ -168,6 +178,7 @@ impl CallPool {
             // The result may have arrived together with the deadline.
             Err(_) => receiver.try_recv().map_err(|_| CallError::Deadline { after: deadline }),
         };
+        self.owner.0.lock().latency.add(started.elapsed());
         match result {
             Err(CallError::Deadline { .. }) => abandon.shared.lock().counters.deadline_misses += 1,
             // The thread is done with the call and settles it by itself.
