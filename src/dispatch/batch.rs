@@ -7,6 +7,7 @@ use crate::commands::{Answer, Call, Claims, Ctx, Fault, Lane, Services, SessionL
 use crate::wire::{CommandTail, Element, Flags, Header};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tracing::Instrument;
 
 /// Longest `wait` taken from the wire.
 const LONGEST_WAIT: u64 = 7 * 24 * 3600;
@@ -134,7 +135,9 @@ async fn run_one(planned: Planned, ctx: Ctx, sequence: i64, stats: &Stats) -> An
     let logid = ctx.logid.clone();
     let (answer, outcome) = match planned.step {
         Step::Run { answer, call } => {
-            let answer = guarded(answer, call, ctx).await;
+            // What the handler logs has these fields too.
+            let span = tracing::info_span!("command", command = %name, seq = sequence, %logid);
+            let answer = guarded(answer, call, ctx).instrument(span).await;
             let outcome = if answer.result { Outcome::Done } else { Outcome::Failed };
             (answer, outcome)
         }
@@ -172,7 +175,7 @@ fn details_of(answer: &Answer) -> String {
 /// Runs the handler in a task of its own: a panic or a missed deadline is one failed answer.
 async fn guarded(class: &'static str, call: Box<dyn Call>, ctx: Ctx) -> Answer {
     let deadline = ctx.deadline;
-    let mut task = tokio::spawn(call.run(ctx));
+    let mut task = tokio::spawn(call.run(ctx).in_current_span());
     match tokio::time::timeout(deadline, &mut task).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => {

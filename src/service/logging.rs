@@ -62,9 +62,7 @@ pub fn init(format: LogFormat, level: &str) -> Result<LogHandle, LogError> {
     let filter = parse_level(level)?;
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let sink: Box<dyn Layer<Filtered> + Send + Sync> = match resolve(format, stderr_is_journal()) {
-        Sink::Journal => Box::new(
-            tracing_journald::layer().map_err(|source| LogError::Journal { source })?.with_field_prefix(None),
-        ),
+        Sink::Journal => Box::new(super::journald::layer().map_err(|source| LogError::Journal { source })?),
         Sink::Text => Box::new(tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(colour)),
         Sink::Json => Box::new(
             tracing_subscriber::fmt::layer()

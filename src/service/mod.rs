@@ -3,6 +3,7 @@
 //! Nothing here knows what the agent does; it only connects the process to its surroundings.
 
 pub mod exit;
+mod journald;
 pub mod logging;
 pub mod memory;
 pub mod notify;

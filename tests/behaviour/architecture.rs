@@ -142,7 +142,11 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("p12_keystore::", &["tls/keystore.rs"], "so are keys and certificates"),
     ("sd_notify::", &["service/notify.rs"], "systemd is optional"),
     ("socket2::", &["session/link.rs"], "the one place that dials"),
-    ("tracing_subscriber", &["service/logging.rs"], "logging is set up once"),
+    (
+        "tracing_subscriber",
+        &["service/journald.rs", "service/logging.rs"],
+        "logging is set up once; one file knows the journal",
+    ),
 ];
 
 /// Files that see both the wire and the hypervisor: the commands, and the tasks that feed the wire.
