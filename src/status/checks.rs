@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use super::nfs;
 use super::probes;
 use super::snapshot::CertificateSection;
 use super::timestamp::Timestamp;
@@ -128,6 +129,8 @@ pub enum Group {
     Time,
     /// free space under storage pools and logs
     Disk,
+    /// defaults of NFS mounts in /etc/nfsmount.conf
+    Nfs,
     /// the agent's runtime directory
     Runtime,
 }
@@ -210,7 +213,7 @@ pub async fn run(facts: &ConfigFacts, only: Option<Group>, now: Timestamp) -> Ve
 }
 
 /// Order of the report: what stops the agent from starting comes first.
-const ORDER: [Group; 10] = [
+const ORDER: [Group; 11] = [
     Group::Config,
     Group::Runtime,
     Group::Kvm,
@@ -221,6 +224,7 @@ const ORDER: [Group; 10] = [
     Group::Certificate,
     Group::Time,
     Group::Disk,
+    Group::Nfs,
 ];
 
 fn add_group(group: Group, facts: &ConfigFacts, now: Timestamp, probes: &mut Vec<(String, Probe)>) {
@@ -257,6 +261,9 @@ fn add_group(group: Group, facts: &ConfigFacts, now: Timestamp, probes: &mut Vec
         Group::Certificate => {
             let facts = facts.clone();
             probes.push(("certificate".into(), Box::pin(async move { probes::certificate(&facts, now) })));
+        }
+        Group::Nfs => {
+            probes.push(("nfs".into(), blocking("nfs", || nfs::defaults(std::path::Path::new("/etc")))));
         }
         Group::Time => probes.push(("time".into(), blocking("time", probes::time_sync))),
         Group::Disk => {

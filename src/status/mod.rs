@@ -16,6 +16,7 @@ pub mod fetch;
 pub mod file;
 pub mod health;
 pub mod human;
+mod nfs;
 pub mod probes;
 pub mod render;
 mod sections;

@@ -62,6 +62,7 @@ service_tests() {
     try "installs with apt, is enabled, starts and waits for its guid" installs
     try "the units are valid" units_are_valid
     try "registers when it is set up; systemctl reload; agent --status is 0" registers
+    try "metrics on the socket, command and logid in the journal" is_observable
     try "shares its mounts with QEMU, spares its children" surroundings
     try "is back after a restart of the server, by the same process" server_restarts
     try "kill -9: systemd brings it back, registered, without what it had started" is_killed
@@ -112,6 +113,27 @@ registers() {
     m agent --status
     guest_runs
 }
+
+is_observable() {
+    local logid entry
+    same "metrics socket" "660 root" "$(m stat --format='%a %U' /run/cloudstack-agent/metrics.sock)"
+    m agent metrics >"$MACHINE_DIR/metrics"
+    grep --line-regexp 'cloudstack_agent_session_state{state="registered"} 1' "$MACHINE_DIR/metrics"
+    grep --line-regexp 'cloudstack_agent_commands_total{command="ReadyCommand",result="done"} [1-9][0-9]*' "$MACHINE_DIR/metrics"
+    same "a port without metrics.listen" "" "$(m sh -c "ss -Hltnp | grep cloudstack" || true)"
+    until_true 10 in_journal COMMAND=ReadyCommand
+    logid=$(m journalctl --unit="$UNIT" --output=cat --output-fields=LOGID --lines=1 COMMAND=ReadyCommand)
+    [[ -n $logid ]]
+    entry=$(m journalctl --unit="$UNIT" --output=json --lines=1 LOGID="$logid" COMMAND=ReadyCommand)
+    echo "$entry"
+    for field in '"SYSLOG_IDENTIFIER":"cloudstack-agent"' '"PRIORITY":"6"' '"SEQ":"' 'Command done command=ReadyCommand'; do
+        grep --quiet --fixed-strings -- "$field" <<<"$entry"
+    done
+    m journalctl --no-pager --unit="$UNIT" LOGID="$logid" | grep "logid=$logid"
+    same "upgrade" "nothing to upgrade" "$(m cloudstack-agent-upgrade)"
+}
+
+in_journal() { m journalctl --quiet --unit="$UNIT" --output=cat "$@" | grep --quiet .; }
 
 surroundings() {
     local pid

@@ -6,7 +6,7 @@ has_its_files() {
     list=$(dpkg-deb --contents "$DEB" | awk '{ print $6 }')
     for path in /etc/cloudstack/agent/agent.properties /etc/logrotate.d/cloudstack-agent \
         /lib/systemd/system/cloudstack-agent.service '/lib/systemd/system/cloudstack-rolling-maintenance@.service' \
-        /usr/bin/{agent,cloudstack-agent,cloudstack-guest-tool,cloudstack-setup-agent,cloudstack-ssh} \
+        /usr/bin/{agent,cloudstack-agent,cloudstack-agent-upgrade,cloudstack-guest-tool,cloudstack-setup-agent,cloudstack-ssh} \
         /usr/share/cloudstack-common/scripts/util/{keystore-setup,keystore-cert-import} \
         /usr/share/bash-completion/completions/{agent,cloudstack-agent} \
         /usr/share/zsh/vendor-completions/{_agent,_cloudstack-agent} \
@@ -14,7 +14,7 @@ has_its_files() {
         /usr/share/cloudstack-agent/status.schema.json \
         /usr/share/cloudstack-agent/prometheus/cloudstack-agent.rules.yml \
         /usr/share/man/man8/{agent,cloudstack-agent,cloudstack-agent-run,cloudstack-setup-agent}.8.gz \
-        /usr/share/doc/cloudstack-agent-rs/{install.md.gz,copyright,changelog.gz}; do
+        /usr/share/doc/cloudstack-agent-rs/{install.md.gz,observability.md.gz,copyright,changelog.gz}; do
         grep --quiet --line-regexp --fixed-strings ".$path" <<<"$list" || { echo "missing: $path"; return 1; }
     done
     # Nothing of the simulator and the benchmark is shipped.
