@@ -101,10 +101,14 @@ fn process(page: &mut Writer<'_>, status: &Status) -> Result {
         [(build.to_vec(), 1)],
     )?;
     let started = agent.started_at.map(|at| at.unix());
-    page.number("process_start_time_seconds", "Start of the process in seconds since 1970.", started)?;
-    page.number("process_resident_memory_bytes", "Resident memory.", number(agent.rss_bytes))?;
-    page.number("process_open_fds", "Open file descriptors.", number(agent.open_fds))?;
-    page.number("process_threads", "Threads.", number(agent.threads))
+    page.number(
+        "cloudstack_agent_start_time_seconds",
+        "Start of the process in seconds since 1970.",
+        started,
+    )?;
+    page.number("cloudstack_agent_resident_memory_bytes", "Resident memory.", number(agent.rss_bytes))?;
+    page.number("cloudstack_agent_open_fds", "Open file descriptors.", number(agent.open_fds))?;
+    page.number("cloudstack_agent_threads", "Threads.", number(agent.threads))
 }
 
 fn session(page: &mut Writer<'_>, status: &Status) -> Result {

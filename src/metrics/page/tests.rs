@@ -43,7 +43,7 @@ fn names(page: &str) -> BTreeSet<String> {
 /// Words of a text that can only be metrics of this agent.
 fn mentioned(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .filter(|word| word.starts_with("cloudstack_agent_") || word.starts_with("process_"))
+        .filter(|word| word.starts_with("cloudstack_agent_"))
         .map(str::to_owned)
         .collect()
 }
@@ -54,7 +54,7 @@ fn a_page_says_what_is_known() {
     for line in [
         "# TYPE cloudstack_agent_session_state gauge",
         r#"cloudstack_agent_build_info{version="0.3.0",wire_version="4.19.1.0"} 1"#,
-        "process_start_time_seconds 1795162418",
+        "cloudstack_agent_start_time_seconds 1795162418",
         r#"cloudstack_agent_session_state{state="registered"} 1"#,
         r#"cloudstack_agent_session_state{state="backoff"} 0"#,
         "cloudstack_agent_session_attempts_total 4",
@@ -157,9 +157,17 @@ fn the_alert_rules_use_metrics_that_there_are() {
             assert!(known.contains(&metric), "{alert} looks at {metric}, which there is not");
         }
     }
-    for wanted in
-        ["NotRegistered", "ReconnectStorm", "CommandsFail", "LibvirtSlow", "LibvirtGone", "WorkLeftOver"]
-    {
+    for wanted in [
+        "NotRegistered",
+        "ReconnectStorm",
+        "PingsUnanswered",
+        "Restarts",
+        "CommandsFail",
+        "LibvirtSlow",
+        "LibvirtGone",
+        "CertificateExpires",
+        "WorkLeftOver",
+    ] {
         assert!(alerts.contains(format!("CloudStackAgent{wanted}").as_str()), "{wanted}");
     }
 }
