@@ -249,3 +249,13 @@ Exit codes:
   1    the guest agent answered something else than expected
   64   wrong usage
   255  the guest agent could not be asked";
+
+/// After `agent upgrade --help`.
+pub const UPGRADE: &str = "\
+The Java agent's program of this name renames bridges of guests (cloudVirBr and a VLAN), which releases
+before 4.1 made. This one changes nothing: it says that there are none, or which there are and what to do.
+
+Exit codes:
+  0   nothing to upgrade
+  1   there are such bridges
+  64  wrong usage";

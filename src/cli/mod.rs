@@ -92,8 +92,8 @@ enum Command {
     /// Run one stage of rolling maintenance: what its systemd unit starts
     #[command(hide = true)]
     RollingMaintenance(MaintenanceArgs),
-    /// Nothing, for hosts that are not older than CloudStack 4.1 (also: cloudstack-agent-upgrade)
-    #[command(hide = true)]
+    /// Look for guest bridges of releases before 4.1 (also: cloudstack-agent-upgrade)
+    #[command(after_long_help = help::UPGRADE)]
     Upgrade,
     /// Make this machine a host of a zone (also: cloudstack-setup-agent)
     #[command(after_long_help = help::SETUP)]
