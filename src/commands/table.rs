@@ -39,7 +39,7 @@ registry! {
     "com.cloud.agent.api.SetHostParamsCommand" => agent::set_host_params::SetHostParamsCommand, Agent, Pool, Support::Partial("passes over parameters other than migratewait and router.aggregation.command.each.timeout");
     "com.cloud.agent.api.SetupPersistentNetworkCommand" => network::setup_persistent_network::SetupPersistentNetworkCommand, Network, Pool, Support::Done;
     "com.cloud.agent.api.ShutdownCommand" => agent::shutdown::ShutdownCommand, Agent, Inline, Support::Done;
-    "com.cloud.agent.api.StartCommand" => vm::start::StartCommand, Vm, Pool, Support::Partial("user VMs; system VMs start and are not set up");
+    "com.cloud.agent.api.StartCommand" => vm::start::StartCommand, Vm, Pool, Support::Partial("without security groups, Open vSwitch, managed storage and the check for disk activity");
     "com.cloud.agent.api.StopCommand" => vm::stop::StopCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.UpdateHostPasswordCommand" => host::update_host_password::UpdateHostPasswordCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.storage.DestroyCommand" => storage::destroy::DestroyCommand, Storage, Pool, Support::Done;

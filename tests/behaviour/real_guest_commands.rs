@@ -291,3 +291,29 @@ fn an_agent_that_is_killed_while_it_starts_a_guest_takes_it_back() {
         nothing_is_left(&edge, &name).await;
     });
 }
+
+#[test]
+fn a_system_vm_that_cannot_be_set_up_runs_on_until_the_server_stops_it() {
+    with_libvirt(async |cage| {
+        let edge = Edge::up(cage).await;
+        let name = guest_name().replace("i-2", "v");
+        let root = empty(&edge, &name).await;
+        let mut vm = edge.guest(&name, &id(), &[root]);
+        vm["type"] = json!("ConsoleProxy");
+        vm["disks"].as_array_mut().unwrap().truncate(1);
+        vm["bootArgs"] = json!(" template=domP type=consoleproxy keystore_password=canary");
+        // No card of control traffic by which it could be reached.
+        for _ in 0..2 {
+            let details = refused(&edge, &vm).await;
+            assert!(details.contains("no address on the control network"), "{details}");
+            assert!(edge.runs(&name).await);
+        }
+        stop(&edge, &name, true).await;
+        nothing_is_left(&edge, &name).await;
+        let log = edge.host.node.log();
+        assert!(
+            !log.iter().any(|line| line.fields.to_string().contains("canary")),
+            "boot arguments are in the log"
+        );
+    });
+}

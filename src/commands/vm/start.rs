@@ -8,17 +8,18 @@
 //!        └────────────────┴──────────────┴────────────┴─────────┴ refused: all of it is taken back
 //! ```
 //!
-//! The answer carries the guest as the server sent it, which servers read without a look at the result.
+//! A system VM then gets its boot arguments and programs. The answer carries the guest as the server sent it, which servers read without a look at the result.
 
 use super::guest_spec::{self, Inputs, Resolved};
 use super::launch::cards::{self, Cards};
 use super::launch::media::Media;
-use super::launch::{facts, hooks};
+use super::launch::{facts, hooks, system_vm};
 use crate::commands::to::{Echo, VirtualMachineTo};
 use crate::commands::{Claims, Command, Ctx, Fault, Key, Reply, place};
 use crate::guest::domain_xml;
 use crate::hypervisor::{HypervisorError, Passwords, PowerState};
 use crate::journal::{Action, Work};
+use std::path::Path;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -71,14 +72,22 @@ impl Command for StartCommand {
 async fn start(ctx: &Ctx, vm: &VirtualMachineTo, listen: Option<&str>) -> Result<(), Fault> {
     if runs(ctx, vm).await? {
         tracing::info!(guest = vm.name, "Guest runs already");
-        return Ok(());
+        if vm.is_user() {
+            return Ok(());
+        }
+    } else {
+        let mut work = ctx.services.journal.begin("start a guest", &vm.name, &ctx.logid).await;
+        let result = launch(ctx, vm, listen, &mut work).await;
+        let media = work.settle(result).await?;
+        media.leave_mounted();
+        tracing::info!(guest = vm.name, logid = ctx.logid, "Guest is started");
+        hooks::started(&*ctx.config()?, &vm.name).await;
     }
-    let mut work = ctx.services.journal.begin("start a guest", &vm.name, &ctx.logid).await;
-    let result = launch(ctx, vm, listen, &mut work).await;
-    let media = work.settle(result).await?;
-    media.leave_mounted();
-    tracing::info!(guest = vm.name, logid = ctx.logid, "Guest is started");
-    hooks::started(&*ctx.config()?, &vm.name).await;
+    if system_vm::is_told(vm) {
+        // One that cannot be set up runs on: the server stops it. One that runs already may have been left
+        // in the middle of it.
+        system_vm::set_up(ctx, vm, Path::new(system_vm::PROGRAMS)).await?;
+    }
     Ok(())
 }
 

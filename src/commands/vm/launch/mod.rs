@@ -5,3 +5,4 @@ pub(in crate::commands) mod cards;
 pub(in crate::commands) mod facts;
 pub(in crate::commands) mod hooks;
 pub(in crate::commands) mod media;
+pub(in crate::commands) mod system_vm;
