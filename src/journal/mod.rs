@@ -11,11 +11,19 @@
 //!               │ killed: at the next start                      ▼
 //!               ▼                                            (the same)
 //!             undo, last step first ──────────────────────────────────────────────────────────▶ gone
+//!               │ an action fails, here or in finish                                            ▲
+//!               ▼                                                                               │
+//!             Left ── tried again: before the next work on the subject, at the next start ──────┤
+//!               └──── later work on the subject is committed ───────────────────────────────────┘
 //! ```
 //!
 //! A record is one file, replaced by renaming. It is not synced: it is there for the end of this
 //! process, not for the end of the machine, after which no guest runs and `agent orphans` lists what
-//! is left. An action that fails is kept in its record and tried again at the next start.
+//! is left.
+//!
+//! What is left is of the past as soon as later work on its subject succeeds: to end a guest because
+//! its first start failed would hit the guest that the second start has made. Merging an overlay is
+//! different, since it holds what the guest has written; it stays until a guest was started without it.
 //!
 //! Work on a subject waits until what was undone of it in the background has been undone.
 
@@ -31,6 +39,7 @@ pub use record::Record;
 
 use faults::Faults;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -67,10 +76,24 @@ struct Inner {
     executor: Box<dyn Execute>,
     next: AtomicU64,
     faults: Faults,
-    /// Subjects that are being undone in the background, with how many records each.
+    /// Subjects that are being undone, with how many records each.
     settling: Mutex<BTreeMap<String, usize>>,
+    /// Records of which an action has failed, with their subjects.
+    left: Mutex<BTreeMap<u64, String>>,
     /// Changes whenever `settling` does; its value is the number of records left over.
     unfinished: watch::Sender<usize>,
+}
+
+/// Nobody else begins work on the subject until this is dropped.
+struct Turn<'a> {
+    inner: &'a Inner,
+    subject: &'a str,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.inner.release(self.subject);
+    }
 }
 
 impl std::fmt::Debug for Journal {
@@ -82,6 +105,23 @@ impl std::fmt::Debug for Journal {
 impl Inner {
     fn settling(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
         self.settling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeMap<u64, String>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nothing of the subject is being undone.
+    async fn turn<'a>(&'a self, subject: &'a str) -> Turn<'a> {
+        let mut changes = self.unfinished.subscribe();
+        loop {
+            if let Entry::Vacant(free) = self.settling().entry(subject.to_owned()) {
+                free.insert(1);
+                return Turn { inner: self, subject };
+            }
+            // Its sender lives as long as this journal.
+            let _ = changes.changed().await;
+        }
     }
 
     fn hold(&self, subject: &str) {
@@ -124,6 +164,7 @@ impl Journal {
             next: AtomicU64::new(next),
             faults,
             settling: Mutex::default(),
+            left: Mutex::default(),
             unfinished: watch::channel(left.len()).0,
         };
         for (_, record) in &left {
@@ -158,14 +199,17 @@ impl Journal {
         self.inner.unfinished.subscribe()
     }
 
-    /// Starts work named `operation` on `subject` (a guest's name, a volume's path).
+    /// Starts work named `operation` on `subject` (a guest's name, a volume's path). What failed of
+    /// earlier work on it is tried again before.
     pub async fn begin(&self, operation: &str, subject: &str, logid: &str) -> Work {
-        let mut changes = self.inner.unfinished.subscribe();
-        while self.inner.settling().contains_key(subject) {
-            if changes.changed().await.is_err() {
-                break;
+        let turn = self.inner.turn(subject).await;
+        let left = self.inner.left().clone();
+        for (number, _) in left.into_iter().filter(|(_, of)| of == subject) {
+            if let Ok(record) = record::read(&self.inner.path(number)) {
+                self.carry_out(number, record).await;
             }
         }
+        drop(turn);
         Work {
             journal: self.clone(),
             number: self.inner.next.fetch_add(1, Ordering::Relaxed),
@@ -187,14 +231,16 @@ impl Journal {
             if let Err(reason) = self.inner.executor.execute(&action).await {
                 tracing::error!(
                     operation = record.operation, subject = record.subject, logid = record.logid,
-                    %reason, "Cannot {order}: {action}; it is tried again at the next start"
+                    %reason, "Cannot {order}: {action}; it is tried again with the next work on this and at the next start"
                 );
                 failed.push(action);
             }
         }
         if failed.is_empty() {
             record::remove(&path).await;
+            self.inner.left().remove(&number);
         } else {
+            self.inner.left().insert(number, record.subject.clone());
             if record.committed {
                 record.finish = failed;
             } else {
@@ -205,6 +251,40 @@ impl Journal {
                 tracing::error!("{}", crate::errors::chain(&error));
             }
         }
+        self.recount();
+    }
+
+    /// Gives up what is left of earlier work and would hit what `done` has made.
+    async fn supersede(&self, done: &Record) {
+        let left = self.inner.left().clone();
+        for (number, _) in left {
+            let path = self.inner.path(number);
+            let Ok(mut record) = record::read(&path) else { continue };
+            let list = if record.committed { &mut record.finish } else { &mut record.undo };
+            let own = record.subject == done.subject;
+            let (given_up, kept): (Vec<Action>, Vec<Action>) =
+                std::mem::take(list).into_iter().partition(|action| done.replaces(action, own));
+            *list = kept;
+            let empty = list.is_empty();
+            for action in &given_up {
+                tracing::warn!(
+                    operation = record.operation, subject = record.subject, logid = record.logid, by = done.operation,
+                    "Given up, because later work has succeeded: {action}; see `agent orphans` for what it may have left"
+                );
+            }
+            if empty {
+                record::remove(&path).await;
+                self.inner.left().remove(&number);
+            } else if !given_up.is_empty()
+                && let Err(error) = record.write(&path).await
+            {
+                tracing::error!("{}", crate::errors::chain(&error));
+            }
+        }
+        self.recount();
+    }
+
+    fn recount(&self) {
         let left = record::count(&self.inner.directory);
         self.inner.unfinished.send_modify(|count| *count = left);
     }
@@ -248,7 +328,13 @@ impl Work {
     /// Ends the work: after success what is left to do is done, after an error everything is undone.
     pub async fn settle<T, E: From<JournalError>>(mut self, result: Result<T, E>) -> Result<T, E> {
         let result = match result {
-            Ok(value) => self.commit().await.map(|()| value).map_err(E::from),
+            Ok(value) => {
+                // Before the commit: in between the process may end.
+                if !self.journal.inner.left().is_empty() {
+                    self.journal.supersede(&self.record).await;
+                }
+                self.commit().await.map(|()| value).map_err(E::from)
+            }
             Err(error) => Err(error),
         };
         // A simulated crash leaves everything to the next start.

@@ -33,6 +33,16 @@ impl Record {
         }
     }
 
+    /// Whether this work, once it has succeeded, makes an action that is left of earlier work wrong:
+    /// what would be taken away is what it has made.
+    pub fn replaces(&self, left: &Action, same_subject: bool) -> bool {
+        let started = self.undo.iter().any(|action| matches!(action, Action::DestroyGuest { .. }));
+        match left {
+            Action::MergeOverlay { .. } => same_subject && started,
+            other => same_subject || self.undo.contains(other),
+        }
+    }
+
     /// Replaces the file at `path`; a reader sees the old record or the new one.
     pub async fn write(&self, path: &Path) -> Result<(), JournalError> {
         let failed = |source| JournalError::Write { path: path.to_owned(), source };
@@ -87,7 +97,7 @@ fn numbered(directory: &Path) -> impl Iterator<Item = (u64, PathBuf)> {
     })
 }
 
-fn read(path: &Path) -> std::io::Result<Record> {
+pub fn read(path: &Path) -> std::io::Result<Record> {
     if std::fs::metadata(path)?.len() > LARGEST {
         return Err(std::io::ErrorKind::FileTooLarge.into());
     }

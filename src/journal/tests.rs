@@ -1,10 +1,36 @@
 use super::faults::Fault;
 use super::*;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 /// Does what concerns files and notes everything.
 #[derive(Default, Clone)]
-struct Files(Arc<Mutex<Vec<String>>>);
+struct Files {
+    noted: Arc<Mutex<Vec<String>>>,
+    /// While it is set, everything fails.
+    broken: Arc<AtomicBool>,
+}
+
+impl Files {
+    fn broken(broken: bool) -> Files {
+        let files = Files::default();
+        files.breaks(broken);
+        files
+    }
+
+    fn breaks(&self, broken: bool) {
+        self.broken.store(broken, Ordering::Relaxed);
+    }
+
+    /// What was tried since the last look.
+    fn tried(&self) -> Vec<String> {
+        std::mem::take(&mut *self.noted.lock().unwrap())
+    }
+
+    fn journal(&self, directory: &Path) -> Journal {
+        Journal::with_faults(&directory.join("journal"), Box::new(self.clone()), Faults::default())
+    }
+}
 
 impl Execute for Files {
     fn execute<'a>(
@@ -12,7 +38,10 @@ impl Execute for Files {
         action: &'a Action,
     ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
         Box::pin(async move {
-            self.0.lock().unwrap().push(action.to_string());
+            self.noted.lock().unwrap().push(action.to_string());
+            if self.broken.load(Ordering::Relaxed) {
+                return Err("nothing works".to_owned());
+            }
             match action {
                 Action::RemoveFile { path } => match std::fs::remove_file(path) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
@@ -22,7 +51,7 @@ impl Execute for Files {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
                     _ => Ok(()),
                 },
-                other => Err(format!("not for this test: {other}")),
+                _ => Ok(()),
             }
         })
     }
@@ -118,14 +147,126 @@ async fn work_that_is_dropped_is_undone_before_the_subject_is_touched_again() {
 #[tokio::test]
 async fn what_cannot_be_undone_stays_on_record() {
     let directory = tempfile::tempdir().unwrap();
-    let journal = journal(directory.path(), Fault::None);
-    let mut work = journal.begin("start", "i-2-3-VM", "").await;
-    work.before(Action::DestroyGuest { guest: "i-2-3-VM".into() }).await.unwrap();
-    let result = work.settle(Err::<(), _>(JournalError::Injected { step: 0 })).await;
-    assert!(result.is_err());
+    let files = Files::broken(true);
+    let journal = files.journal(directory.path());
+    fails(&journal, GUEST, &[end(GUEST)]).await;
     assert_eq!(*journal.unfinished().borrow(), 1);
-    let left = record::read_all(&directory.path().join("journal"));
-    assert_eq!(left[0].1.undo, [Action::DestroyGuest { guest: "i-2-3-VM".into() }]);
+    assert_eq!(left(directory.path()), [end(GUEST)]);
+    assert_eq!(files.tried(), ["end guest i-2-3-VM"]);
+    // The next start tries it once more.
+    let next = files.journal(directory.path());
+    next.recover().await;
+    assert_eq!(files.tried(), ["end guest i-2-3-VM"]);
+    assert_eq!(*next.unfinished().borrow(), 1);
+    files.breaks(false);
+    let next = files.journal(directory.path());
+    next.recover().await;
+    assert_eq!((left(directory.path()), *next.unfinished().borrow()), (vec![], 0));
+}
+
+const GUEST: &str = "i-2-3-VM";
+
+fn end(guest: &str) -> Action {
+    Action::DestroyGuest { guest: guest.into() }
+}
+
+fn remove(directory: &Path, name: &str) -> Action {
+    Action::RemoveFile { path: directory.join(name) }
+}
+
+fn merge() -> Action {
+    let (base, overlay) = ("/pool/base".into(), "/pool/overlay".into());
+    Action::MergeOverlay { guest: GUEST.into(), device: "vda".into(), base, overlay }
+}
+
+/// Work that takes some steps and then fails.
+async fn fails(journal: &Journal, subject: &str, steps: &[Action]) {
+    let mut work = journal.begin("fail", subject, "").await;
+    for step in steps {
+        work.before(step.clone()).await.unwrap();
+    }
+    assert!(work.settle(Err::<(), _>(JournalError::Injected { step: 0 })).await.is_err());
+}
+
+/// The same with success.
+async fn succeeds(journal: &Journal, subject: &str, steps: &[Action]) {
+    let mut work = journal.begin("succeed", subject, "").await;
+    for step in steps {
+        work.before(step.clone()).await.unwrap();
+    }
+    work.settle(Ok::<(), JournalError>(())).await.unwrap();
+}
+
+/// Everything that is left to undo.
+fn left(directory: &Path) -> Vec<Action> {
+    record::read_all(&directory.join("journal")).into_iter().flat_map(|(_, record)| record.undo).collect()
+}
+
+#[tokio::test]
+async fn what_is_left_is_tried_again_before_the_next_work_on_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = Files::broken(true);
+    let journal = files.journal(directory.path());
+    fails(&journal, GUEST, &[end(GUEST)]).await;
+    files.tried();
+    let other = journal.begin("look", "i-2-4-VM", "").await;
+    assert!(files.tried().is_empty(), "the work is on another guest");
+    files.breaks(false);
+    let again = journal.begin("start", GUEST, "").await;
+    assert_eq!(files.tried(), ["end guest i-2-3-VM"]);
+    assert!(left(directory.path()).is_empty());
+    assert_eq!(*journal.unfinished().borrow(), 0);
+    for work in [other, again] {
+        work.settle(Ok::<(), JournalError>(())).await.unwrap();
+    }
+    assert!(files.tried().is_empty());
+}
+
+#[tokio::test]
+async fn a_guest_that_a_later_command_started_is_not_ended_for_an_earlier_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = Files::broken(true);
+    let journal = files.journal(directory.path());
+    fails(&journal, GUEST, &[end(GUEST)]).await;
+    // Fails again, which must not stop the command; that one fails as well, so all stays as it is.
+    fails(&journal, GUEST, &[]).await;
+    assert_eq!(left(directory.path()), [end(GUEST)]);
+    succeeds(&journal, GUEST, &[end(GUEST)]).await;
+    assert!(left(directory.path()).is_empty());
+    files.breaks(false);
+    files.tried();
+    let next = files.journal(directory.path());
+    next.recover().await;
+    assert!(files.tried().is_empty(), "the guest is ended");
+}
+
+#[tokio::test]
+async fn a_file_that_later_work_made_is_not_removed_for_an_earlier_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let files = Files::broken(true);
+    let journal = files.journal(path);
+    // A template that came along with one volume, and then with another.
+    fails(&journal, "volume 1", &[remove(path, "template"), remove(path, "volume 1")]).await;
+    fails(&journal, "volume 3", &[remove(path, "volume 3")]).await;
+    succeeds(&journal, "volume 2", &[remove(path, "template"), remove(path, "volume 2")]).await;
+    assert_eq!(left(path), [remove(path, "volume 1"), remove(path, "volume 3")]);
+    // One that is there already takes no step.
+    succeeds(&journal, "volume 3", &[]).await;
+    assert_eq!(left(path), [remove(path, "volume 1")]);
+    assert_eq!(*journal.unfinished().borrow(), 1);
+}
+
+#[tokio::test]
+async fn what_a_guest_has_written_is_merged_until_it_was_started_without() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = Files::broken(true);
+    let journal = files.journal(directory.path());
+    fails(&journal, GUEST, &[merge(), Action::ResumeGuest { guest: GUEST.into() }]).await;
+    succeeds(&journal, GUEST, &[]).await;
+    assert_eq!(left(directory.path()), [merge()]);
+    succeeds(&journal, GUEST, &[end(GUEST)]).await;
+    assert!(left(directory.path()).is_empty());
 }
 
 #[tokio::test]
