@@ -2,6 +2,7 @@
 //! [`serve`] from top to bottom tells what the process consists of.
 
 pub mod feeds;
+mod local_pools;
 
 use crate::commands::Services;
 use crate::config::{Config, ConfigStore, FileState};
@@ -194,6 +195,7 @@ async fn agent(
         ssh_dir: "/root/.ssh".into(),
         storage,
     });
+    tokio::spawn(local_pools::follow(services.clone()));
     let dispatch_pulse = Pulse::default();
     let dispatcher = Dispatcher::spawn(services.clone(), dispatch_pulse.clone());
     owners.send_replace(Some(Owners {

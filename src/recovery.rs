@@ -5,6 +5,8 @@ use crate::hypervisor::{Deletion, DomainState, Hypervisor, HypervisorError, Obje
 use crate::journal::{Action, Execute};
 use crate::network::Bridges;
 use crate::storage::Storage;
+use crate::storage::disk::DEADLINE;
+use crate::storage::names::RelativePath;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -37,6 +39,7 @@ impl Recovery {
         match action {
             Action::RemoveFile { path } => absent_is_fine(tokio::fs::remove_file(path).await),
             Action::RemoveDirectory { path } => remove_if_empty(path).await,
+            Action::RemoveStored { url, path, directory } => self.remove_stored(url, path, *directory).await,
             Action::MoveBack { from, to } => absent_is_fine(tokio::fs::rename(from, to).await),
             Action::DestroyGuest { guest } => told(self.hypervisor.destroy(guest).await),
             Action::ResumeGuest { guest } => self.resume(guest).await,
@@ -52,10 +55,41 @@ impl Recovery {
             Action::MergeOverlay { guest, device, base, overlay } => {
                 self.merge(guest, device, base, overlay).await
             }
+            Action::EndCopy { guest, device, target, may_be_moved } => {
+                self.end_copy(guest, device, target, *may_be_moved).await
+            }
             Action::Unplug { bridge, delete } => {
                 self.bridges.unplug(bridge, *delete).await.map(drop).map_err(|error| chain(&error))
             }
         }
+    }
+
+    async fn remove_stored(&self, url: &str, path: &str, directory: bool) -> Result<(), String> {
+        let path = RelativePath::new(path).map_err(|error| chain(&error))?;
+        let mounted = self.storage.pools.secondary(url).await.map_err(|error| chain(&error))?;
+        let path = path.under(mounted.path());
+        let disks = &self.storage.disks;
+        let removed = if directory {
+            disks
+                .run("removing", &path, DEADLINE, |path| match std::fs::remove_dir(path) {
+                    // Somebody else's files are in it by now.
+                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                    result => result,
+                })
+                .await
+        } else {
+            if let Some(beside) = path.parent()
+                && let Err(error) = self.storage.volumes.sweep(beside).await
+            {
+                tracing::warn!("{}", chain(&error));
+            }
+            disks.delete(&path).await
+        };
+        if let Err(error) = mounted.release().await {
+            tracing::warn!("{}", chain(&error));
+        }
+        removed.map_err(|error| chain(&error))
     }
 
     /// Nothing that the guest has written may be lost, whether it still runs or not.
@@ -71,6 +105,27 @@ impl Recovery {
             merge.await.map_err(|error| chain(&error))?;
         }
         absent_is_fine(tokio::fs::remove_file(overlay).await)
+    }
+
+    /// The target must not go if the guest writes to it, or may have done so before it ended.
+    async fn end_copy(&self, guest: &str, device: &str, target: &Path, moved: bool) -> Result<(), String> {
+        let path = target.to_string_lossy();
+        let on_target = self.hypervisor.is_disk_on(guest, device, &path).await;
+        match on_target.map_err(|error| chain(&error))? {
+            Some(true) => {
+                tracing::warn!(guest, device, target = %path, "The guest's disk has moved, although the server was not told so");
+                return Ok(());
+            }
+            Some(false) => {
+                self.hypervisor.cancel_copy(guest, device).await.map_err(|error| chain(&error))?;
+            }
+            None if moved => {
+                tracing::warn!(guest, device, target = %path, "The guest has ended, and its last writes may be in the target of a move: the file is kept");
+                return Ok(());
+            }
+            None => {}
+        }
+        absent_is_fine(tokio::fs::remove_file(target).await)
     }
 
     async fn resume(&self, guest: &str) -> Result<(), String> {

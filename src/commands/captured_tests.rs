@@ -233,8 +233,8 @@ fn relocated(fields: &Value, directory: &Path) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Makes the template that a captured command clones, or what a guest starts with, where the pools of
-/// this test are.
+/// Makes the template that a captured command clones, the volume that it resizes, or what a guest starts
+/// with, where the pools of this test are.
 async fn prepare(class: &str, fields: &Value, directory: &Path, bench: &Bench) {
     if class.ends_with(".StartCommand") {
         std::fs::create_dir_all(bench.dir().join("sys/class/net/cloudbr0/bridge")).unwrap();
@@ -245,6 +245,12 @@ async fn prepare(class: &str, fields: &Value, directory: &Path, bench: &Bench) {
             let base = if disk["type"] == "ISO" { &drives } else { &directory.join(POOLS[0]) };
             std::fs::write(base.join(path), "").unwrap();
         }
+    }
+    if class.ends_with(".ResizeVolumeCommand") {
+        let path = directory.join(fields["pool"]["uuid"].as_str().unwrap());
+        let path = path.join(fields["path"].as_str().unwrap());
+        let size = fields["currentSize"].to_string();
+        run(&["qemu-img", "create", "-q", "-f", "qcow2", path.to_str().unwrap(), &size]).await.unwrap();
     }
     if !class.ends_with(".CopyCommand") {
         return;
@@ -269,7 +275,9 @@ fn left_out(class: &str, fields: &Value, theirs: &Value) -> Option<&'static str>
             Some("snapshots are not taken yet")
         }
         "CopyCommand" if fields["srcTO"].get(snapshot).is_some() => Some("snapshots are not copied yet"),
-        "CopyCommand" | "CreateObjectCommand" if qemu_img().is_none() => Some("takes qemu-img"),
+        "CopyCommand" | "CreateObjectCommand" | "ResizeVolumeCommand" if qemu_img().is_none() => {
+            Some("takes qemu-img")
+        }
         _ => None,
     }
 }

@@ -13,6 +13,7 @@ registry! {
     "com.cloud.agent.api.CheckNetworkCommand" => host::check_network::CheckNetworkCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.CheckOnHostCommand" => host::check_on_host::CheckOnHostCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.CheckVirtualMachineCommand" => vm::check_virtual_machine::CheckVirtualMachineCommand, Vm, Pool, Support::Done;
+    "com.cloud.agent.api.CheckVolumeCommand" => storage::check_volume::CheckVolumeCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.CleanupNetworkRulesCmd" => host::cleanup_network_rules::CleanupNetworkRulesCmd, Host, Inline, Support::Done;
     "com.cloud.agent.api.CleanupPersistentNetworkResourceCommand" => network::cleanup_persistent_network_resource::CleanupPersistentNetworkResourceCommand, Network, Pool, Support::Done;
     "com.cloud.agent.api.CreateStoragePoolCommand" => storage::create_storage_pool::CreateStoragePoolCommand, Storage, Pool, Support::Done;
@@ -24,7 +25,9 @@ registry! {
     "com.cloud.agent.api.GetVmNetworkStatsCommand" => vm::get_vm_network_stats::GetVmNetworkStatsCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetVmStatsCommand" => vm::get_vm_stats::GetVmStatsCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetVncPortCommand" => vm::get_vnc_port::GetVncPortCommand, Vm, Pool, Support::Done;
+    "com.cloud.agent.api.GetVolumeStatCommand" => storage::get_volume_stat::GetVolumeStatCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.GetVolumeStatsCommand" => storage::get_volume_stats::GetVolumeStatsCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.GetVolumesOnStorageCommand" => storage::get_volumes_on_storage::GetVolumesOnStorageCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.HandleConfigDriveIsoCommand" => storage::handle_config_drive_iso::HandleConfigDriveIsoCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.MaintainCommand" => agent::maintain::MaintainCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.MigrateAgentConnectionCommand" => agent::migrate_connection::MigrateAgentConnectionCommand, Agent, Inline, Support::Done;
@@ -42,7 +45,13 @@ registry! {
     "com.cloud.agent.api.StartCommand" => vm::start::StartCommand, Vm, Pool, Support::Partial("without security groups, Open vSwitch, managed storage and the check for disk activity");
     "com.cloud.agent.api.StopCommand" => vm::stop::StopCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.UpdateHostPasswordCommand" => host::update_host_password::UpdateHostPasswordCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.storage.CheckAndRepairVolumeCommand" => storage::check_and_repair_volume::CheckAndRepairVolumeCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.storage.CheckStorageAvailabilityCommand" => storage::check_storage_availability::CheckStorageAvailabilityCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.storage.CopyVolumeCommand" => storage::copy_volume_command::CopyVolumeCommand, Storage, Pool, Support::Partial("not managed storage");
     "com.cloud.agent.api.storage.DestroyCommand" => storage::destroy::DestroyCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.storage.MigrateVolumeCommand" => storage::migrate_volume::MigrateVolumeCommand, Storage, Pool, Support::Partial("not managed storage; encrypted volumes only while their guest is off");
+    "com.cloud.agent.api.storage.PrimaryStorageDownloadCommand" => storage::primary_storage_download::PrimaryStorageDownloadCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.storage.ResizeVolumeCommand" => storage::resize_volume::ResizeVolumeCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.agent.directdownload.CheckUrlCommand" => storage::check_url::CheckUrlCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.agent.directdownload.HttpDirectDownloadCommand" => storage::http_direct_download::HttpDirectDownloadCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.agent.directdownload.HttpsDirectDownloadCommand" => storage::https_direct_download::HttpsDirectDownloadCommand, Storage, Pool, Support::Done;
@@ -57,6 +66,7 @@ registry! {
     "org.apache.cloudstack.storage.command.CopyCommand" => storage::copy::CopyCommand, Storage, Pool, Support::Partial("volumes and templates, not snapshots");
     "org.apache.cloudstack.storage.command.CreateObjectCommand" => storage::create_object::CreateObjectCommand, Storage, Pool, Support::Partial("volumes, not snapshots");
     "org.apache.cloudstack.storage.command.DeleteCommand" => storage::delete::DeleteCommand, Storage, Pool, Support::Partial("volumes, not snapshots");
+    "org.apache.cloudstack.storage.command.browser.ListDataStoreObjectsCommand" => storage::list_data_store_objects::ListDataStoreObjectsCommand, Storage, Pool, Support::Done;
 }
 
 /// The table's line for a fully qualified class.

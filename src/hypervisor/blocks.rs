@@ -9,7 +9,7 @@ use super::libvirt::blocks::{self, Pivoted};
 use super::{Hypervisor, Passwords, QUERY_DEADLINE, checked, plain};
 
 /// How often a job is looked at.
-const JOB_POLL: Duration = Duration::from_millis(250);
+pub(super) const JOB_POLL: Duration = Duration::from_millis(250);
 
 /// Sizes in bytes (`virDomainGetBlockInfo`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Hypervisor {
         }
     }
 
-    async fn end_job(&self, name: &str, disk: &str, how: JobEnd) -> Result<Pivoted> {
+    pub(super) async fn end_job(&self, name: &str, disk: &str, how: JobEnd) -> Result<Pivoted> {
         let (name, disk) = (checked(Object::Guest, name)?, plain("The name of a disk", disk)?);
         self.change("ending the job of a disk", move |link| blocks::end_job(link, &name, &disk, how)).await
     }

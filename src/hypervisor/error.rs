@@ -62,6 +62,11 @@ pub enum HypervisorError {
     NotMerged { guest: String, disk: String, why: String, source: Option<Box<HypervisorError>> },
 
     #[error(
+        "Disk {disk} of guest {guest} stays where it is, since moving it {why}: see the libvirtd log, then move it again"
+    )]
+    NotMoved { guest: String, disk: String, why: String, source: Option<Box<HypervisorError>> },
+
+    #[error(
         "Cannot connect to libvirt at {uri}: check that it listens there, its certificates and firewalls"
     )]
     DestinationUnreachable { uri: String, source: LibvirtFault },

@@ -4,6 +4,7 @@
 //! never a handler, a ping or the process. While libvirt is away, operations fail at once with
 //! `NotConnected`; the connection comes back by itself.
 
+mod block_copy;
 mod blocks;
 mod calls;
 mod error;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::task::AbortHandle;
 
+pub use block_copy::*;
 pub use blocks::*;
 pub use error::{HypervisorError, LibvirtFault, Object, Result};
 pub use guests::*;

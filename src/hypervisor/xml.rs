@@ -90,6 +90,16 @@ pub fn netfs_pool(pool: &NetfsPool) -> String {
         .to_string()
 }
 
+/// An image that a disk is copied to.
+pub fn copy_target(path: String, format: &str) -> String {
+    Element::new("disk")
+        .with("type", "file")
+        .with("device", "disk")
+        .child(Element::new("driver").with("name", "qemu").with("type", format))
+        .child(Element::new("source").with("file", path))
+        .to_string()
+}
+
 /// Of a volume's XML.
 pub fn volume_format(text: &str) -> Option<String> {
     parse(text).ok()?.attribute_at("target/format", "type")

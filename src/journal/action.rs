@@ -14,6 +14,14 @@ pub enum Action {
     RemoveDirectory {
         path: PathBuf,
     },
+    /// A file of secondary storage, with what a dead agent left unfinished beside it, or an empty
+    /// directory. It is mounted for that: after a restart it is not any more.
+    RemoveStored {
+        url: String,
+        /// Below the URL.
+        path: String,
+        directory: bool,
+    },
     /// Gives a file its place back, if it is still aside.
     MoveBack {
         from: PathBuf,
@@ -30,6 +38,14 @@ pub enum Action {
         device: String,
         base: PathBuf,
         overlay: PathBuf,
+    },
+    /// Gives up moving the disk of a running guest onto `target`, which goes. If the guest is on it
+    /// already, all stays; the same if that cannot be told and the guest `may_be_moved`.
+    EndCopy {
+        guest: String,
+        device: String,
+        target: PathBuf,
+        may_be_moved: bool,
     },
     ResumeGuest {
         guest: String,
@@ -54,10 +70,14 @@ impl fmt::Display for Action {
         match self {
             Action::RemoveFile { path } => write!(f, "remove {}", path.display()),
             Action::RemoveDirectory { path } => write!(f, "remove the directory {}", path.display()),
+            Action::RemoveStored { url, path, .. } => write!(f, "remove {path} from {url}"),
             Action::MoveBack { from, to } => write!(f, "move {} back to {}", from.display(), to.display()),
             Action::DestroyGuest { guest } => write!(f, "end guest {guest}"),
             Action::MergeOverlay { guest, device, base, .. } => {
                 write!(f, "merge the overlay of {device} of guest {guest} into {}", base.display())
+            }
+            Action::EndCopy { guest, device, target, .. } => {
+                write!(f, "give up moving disk {device} of guest {guest} to {}", target.display())
             }
             Action::ResumeGuest { guest } => write!(f, "resume guest {guest}"),
             Action::Unplug { bridge, .. } => write!(f, "take down bridge {bridge}"),

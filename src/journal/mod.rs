@@ -268,7 +268,10 @@ impl Journal {
             let empty = list.is_empty();
             for action in &given_up {
                 tracing::warn!(
-                    operation = record.operation, subject = record.subject, logid = record.logid, by = done.operation,
+                    operation = record.operation,
+                    subject = record.subject,
+                    logid = record.logid,
+                    by = done.operation,
                     "Given up, because later work has succeeded: {action}; see `agent orphans` for what it may have left"
                 );
             }

@@ -1,8 +1,9 @@
-//! On real images; secondary storage is a tmpfs whose content comes from a directory and goes back there.
+//! On real images.
 
+use crate::commands::storage::testing::{Secondary, filled, interruptions, overlay};
 use crate::commands::testing::Bench;
 use crate::journal::faults::{Fault, Faults};
-use crate::storage::testing::{Nfs, Small, qemu_img, run};
+use crate::storage::testing::{Small, qemu_img, run};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -37,21 +38,6 @@ async fn good(bench: &mut Bench, source: &Value, dest: &Value) -> Value {
 
 async fn image(path: &Path, size: &str) {
     run(&["qemu-img", "create", "-q", "-f", "qcow2", path.to_str().unwrap(), size]).await.unwrap();
-}
-
-/// With a MiB of content.
-async fn filled(path: &Path, size: &str) {
-    let raw = path.with_file_name("raw");
-    std::fs::write(&raw, vec![7; MIB as usize]).unwrap();
-    let [raw_, path_] = [raw.to_str().unwrap(), path.to_str().unwrap()];
-    run(&["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw_, path_]).await.unwrap();
-    run(&["qemu-img", "resize", "-q", "-f", "qcow2", path_, size]).await.unwrap();
-    std::fs::remove_file(raw).unwrap();
-}
-
-async fn overlay(path: &Path, base: &Path) {
-    let [path, base] = [path.to_str().unwrap(), base.to_str().unwrap()];
-    run(&["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, path]).await.unwrap();
 }
 
 fn template(bench: &Bench, path: &str) -> Value {
@@ -179,52 +165,6 @@ async fn an_interrupted_clone_is_no_clone() {
     }
 }
 
-/// Secondary storage with a directory's content.
-struct Secondary {
-    nfs: Nfs,
-    content: tempfile::TempDir,
-}
-
-impl Secondary {
-    async fn new() -> Option<Secondary> {
-        qemu_img()?;
-        let content = tempfile::tempdir().unwrap();
-        let path = content.path().display();
-        let mount = format!("/bin/mount -t tmpfs -o size=64m \"$5\" \"$6\" && exec cp -a '{path}/.' \"$6\"");
-        let umount = format!(
-            "for last; do :; done\nfind '{path}' -mindepth 1 -delete\ncp -a \"$last/.\" '{path}' && exec /bin/umount \"$@\""
-        );
-        let nfs = Nfs::with(&mount, &umount).await?;
-        Some(Secondary { nfs, content })
-    }
-
-    fn store(&self) -> Value {
-        json!({"com.cloud.agent.api.to.NfsTO": {"_url": "nfs://10.0.0.1/export/secondary", "_role": "Image"}})
-    }
-
-    /// Paths of its files.
-    fn files(&self) -> Vec<String> {
-        let mut all = Vec::new();
-        let mut directories = vec![self.content.path().to_owned()];
-        while let Some(directory) = directories.pop() {
-            for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
-                if entry.file_type().unwrap().is_dir() {
-                    directories.push(entry.path());
-                } else {
-                    let path = entry.path();
-                    all.push(path.strip_prefix(self.content.path()).unwrap().to_str().unwrap().to_owned());
-                }
-            }
-        }
-        all.sort();
-        all
-    }
-
-    fn is_unmounted(&self) -> bool {
-        std::fs::read_dir(self.nfs.root()).map_or(true, |mut entries| entries.next().is_none())
-    }
-}
-
 #[tokio::test]
 async fn a_template_comes_from_secondary_storage() {
     let Some(secondary) = Secondary::new().await else { return };
@@ -299,12 +239,73 @@ async fn a_volume_goes_to_secondary_storage_and_back() {
 }
 
 #[tokio::test]
+async fn interrupted_copies_from_secondary_storage_are_none() {
+    let Some(secondary) = Secondary::new().await else { return };
+    filled(&secondary.content.path().join("x.qcow2"), "8M").await;
+    // Steps of the journal: the file, the commit.
+    for fault in interruptions(2) {
+        let mut bench = Bench::with_pool_and_nfs_and_faults(&secondary.nfs, Faults::new(fault)).await;
+        let from = changed(template(&bench, "a/x.qcow2"), TEMPLATE, "imageDataStore", secondary.store());
+        let to = template(&bench, "");
+        refused(&mut bench, &from, &to).await;
+        bench.ctx.services.journal.recover().await;
+        assert!(bench.pool_files().is_empty() && secondary.is_unmounted(), "template, {fault:?}");
+        good(&mut bench, &from, &to).await;
+        let mut bench = Bench::with_pool_and_nfs_and_faults(&secondary.nfs, Faults::new(fault)).await;
+        let from = changed(bench.volume("v"), VOLUME, "dataStore", secondary.store());
+        let from = changed(from, VOLUME, "path", json!("volumes/2/5/x"));
+        let to = bench.volume("v");
+        refused(&mut bench, &from, &to).await;
+        bench.ctx.services.journal.recover().await;
+        assert!(bench.pool_files().is_empty() && secondary.is_unmounted(), "volume, {fault:?}");
+        good(&mut bench, &from, &to).await;
+    }
+}
+
+#[tokio::test]
+async fn interrupted_copies_to_secondary_storage_are_none() {
+    let Some(secondary) = Secondary::new().await else { return };
+    // Steps of the journal: directory, file, commit.
+    for fault in interruptions(3) {
+        let mut bench = Bench::with_pool_and_nfs_and_faults(&secondary.nfs, Faults::new(fault)).await;
+        filled(&bench.pool_dir().join("v"), "8M").await;
+        let from = bench.volume("v");
+        let to = changed(from.clone(), VOLUME, "dataStore", secondary.store());
+        let to = changed(to, VOLUME, "path", json!("volumes/2/5"));
+        refused(&mut bench, &from, &to).await;
+        bench.ctx.services.journal.recover().await;
+        assert!(secondary.is_empty() && secondary.is_unmounted(), "{fault:?}: {:?}", secondary.files());
+        assert_eq!(bench.pool_files(), ["v"]);
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_move_between_pools_is_none() {
+    if qemu_img().is_none() {
+        return;
+    }
+    // Steps of the journal: the file, the commit.
+    for fault in interruptions(2) {
+        let mut bench = Bench::with_pool_and_faults(Faults::new(fault)).await;
+        filled(&bench.pool_dir().join("v"), "8M").await;
+        let other = bench.dir().join("other");
+        std::fs::create_dir(&other).unwrap();
+        let store = json!({"org.apache.cloudstack.storage.to.PrimaryDataStoreTO": {"uuid": "9572a059-c161-4d90-8fb4-2cc51dcc2325",
+            "poolType": "Filesystem", "path": other}});
+        let from = bench.volume("v");
+        let to = changed(changed(from.clone(), VOLUME, "dataStore", store), VOLUME, "path", Value::Null);
+        refused(&mut bench, &from, &to).await;
+        bench.ctx.services.journal.recover().await;
+        assert_eq!(std::fs::read_dir(&other).unwrap().count(), 0, "{fault:?}");
+        assert_eq!(bench.pool_files(), ["v"]);
+    }
+}
+
+#[tokio::test]
 async fn a_template_is_made_of_a_volume_or_not_at_all() {
     let Some(secondary) = Secondary::new().await else { return };
     // Steps of the journal: directory, image, properties, commit.
-    let mut outcomes = vec![Fault::None];
-    outcomes.extend((1..=4).flat_map(|at| [Fault::Error { at }]));
-    for fault in outcomes {
+    for fault in [Fault::None].into_iter().chain(interruptions(4)) {
         let faults = Faults::new(fault);
         let mut bench = Bench::with_pool_and_nfs_and_faults(&secondary.nfs, faults).await;
         filled(&bench.pool_dir().join("v"), "8M").await;
@@ -313,7 +314,8 @@ async fn a_template_is_made_of_a_volume_or_not_at_all() {
             changed(template(&bench, "template/tmpl/2/9"), TEMPLATE, "imageDataStore", secondary.store());
         if fault != Fault::None {
             refused(&mut bench, &from, &to).await;
-            assert!(secondary.files().is_empty(), "{fault:?}: {:?}", secondary.files());
+            bench.ctx.services.journal.recover().await;
+            assert!(secondary.is_empty(), "{fault:?}: {:?}", secondary.files());
             continue;
         }
         let new = good(&mut bench, &from, &to).await;

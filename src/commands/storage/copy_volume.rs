@@ -1,17 +1,14 @@
 //! Steps of the commands that copy volumes: from and to secondary storage, and between pools.
 
 use super::files::{self, Fetch};
+use super::stored::{Stored, store_away};
 use crate::commands::to::VolumeObject;
 use crate::commands::to::answers::NewVolume;
 use crate::commands::{Ctx, Fault, place};
-use crate::config::Secret;
-use crate::journal::{Action, Work};
 use crate::storage::names::{RelativePath, VolumeName};
-use crate::storage::pools::Pool;
 use crate::storage::qemu_img::ImageFormat;
-use crate::storage::volumes::{Copy, VolumeFacts};
+use crate::storage::volumes::VolumeFacts;
 use crate::wire::Element;
-use std::path::Path;
 
 const QCOW2: &str = ".qcow2";
 
@@ -68,72 +65,6 @@ pub(super) async fn to_secondary(
         size: None,
     };
     Ok(new.to_element()?)
-}
-
-/// A volume of a pool.
-pub(super) struct Stored<'a> {
-    pub pool: &'a Pool,
-    pub name: &'a VolumeName,
-    /// Its header decides if there is none.
-    pub format: Option<ImageFormat>,
-    pub passphrase: Option<&'a Secret>,
-}
-
-impl Stored<'_> {
-    /// Copies all that the volume has, its template included, into one file. A running guest would go on
-    /// writing meanwhile, so there must not be one.
-    pub async fn copy_to(
-        &self,
-        ctx: &Ctx,
-        target: &Path,
-        format: ImageFormat,
-        passphrase: Option<&Secret>,
-    ) -> Result<VolumeFacts, Fault> {
-        let source = self.pool.volume(self.name);
-        files::not_in_use(ctx, &source).await?;
-        let roots = [self.pool.local_path.as_path()];
-        let copy = Copy {
-            format: self.format,
-            source_passphrase: self.passphrase,
-            target_passphrase: passphrase,
-            ..Copy::new(&source, &roots, target, format)
-        };
-        Ok(ctx.services.storage.volumes.copy(copy, files::deadline(ctx)).await?.facts)
-    }
-}
-
-/// Copies a volume to a directory of secondary storage, which is made if it is missing.
-pub(super) async fn store_away(
-    ctx: &Ctx,
-    volume: Stored<'_>,
-    url: &str,
-    directory: &RelativePath,
-    name: &VolumeName,
-) -> Result<VolumeFacts, Fault> {
-    let mounted = ctx.services.storage.pools.secondary(url).await?;
-    let directory = directory.under(mounted.path());
-    let target = directory.join(name.as_str());
-    let subject = target.to_string_lossy().into_owned();
-    let mut work = ctx.services.journal.begin("copy to secondary storage", &subject, &ctx.logid).await;
-    let result = async {
-        new_directory(ctx, &mut work, &directory).await?;
-        work.before(Action::RemoveFile { path: target.clone() }).await?;
-        volume.copy_to(ctx, &target, ImageFormat::Qcow2, volume.passphrase).await
-    };
-    let result = result.await;
-    // The file system must be there for what is undone.
-    let result = work.settle(result).await;
-    files::give_back(mounted).await;
-    result
-}
-
-/// Writes down that a directory which is about to be made goes again. Those above it stay: others may
-/// put theirs beside it.
-pub(super) async fn new_directory(ctx: &Ctx, work: &mut Work, directory: &Path) -> Result<(), Fault> {
-    if !ctx.services.storage.disks.exists(directory).await? {
-        work.before(Action::RemoveDirectory { path: directory.to_owned() }).await?;
-    }
-    Ok(())
 }
 
 /// Moves a volume of a guest that does not run to another pool; the server deletes the old one.

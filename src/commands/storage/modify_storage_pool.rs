@@ -87,7 +87,12 @@ impl Command for ModifyStoragePoolCommand {
         let pool_info = if self.add {
             let options = self.details.get("nfsmountopts").and_then(Option::as_deref);
             let reference = PoolRef { options, ..self.pool.reference() };
-            let created = ctx.services.storage.pools.create(reference).await?;
+            let storage = &ctx.services.storage;
+            let created = storage.pools.create(reference).await?;
+            // What an earlier life of the agent has left unfinished; the pool serves with it, too.
+            if let Err(error) = storage.volumes.sweep(&created.pool.local_path).await {
+                tracing::warn!("{}", crate::errors::chain(&error));
+            }
             Some(self.info(created.capacity, created.available))
         } else {
             self.give_up(&ctx).await?
@@ -105,6 +110,7 @@ mod tests {
     use super::*;
     use crate::commands::testing::{Bench, POOL};
     use crate::storage::testing::Nfs;
+    use crate::storage::volumes::testing::{leftover, unfinished};
     use serde_json::{Value, json};
 
     const OTHER: &str = "9572a059-c161-4d90-8fb4-2cc51dcc2325";
@@ -138,6 +144,17 @@ mod tests {
         let again = modify(&mut bench, false, shared("/mnt/smp/")).await;
         assert_eq!((&again["result"], again.get("poolInfo")), (&json!(true), None));
         assert_eq!(modify(&mut bench, true, shared("/mnt/smp/")).await["result"], true);
+    }
+
+    #[tokio::test]
+    async fn what_a_dead_agent_left_in_a_pool_goes() {
+        let mut bench = Bench::with_pool().await;
+        for name in [leftover("v"), unfinished("w")] {
+            std::fs::write(bench.pool_dir().join(name), "x").unwrap();
+        }
+        let pool = bench.filer();
+        assert_eq!(modify(&mut bench, true, pool).await["result"], true);
+        assert_eq!(bench.pool_files(), [unfinished("w")]);
     }
 
     #[tokio::test]

@@ -1,12 +1,11 @@
 //! Steps of `CopyCommand` that make a template of a volume: an image without a backing file on secondary
 //! storage, and `template.properties` beside it, from which secondary storage knows it.
 
-use super::copy_volume::{Stored, new_directory};
 use super::files;
+use super::stored::{Away, Stored};
 use crate::commands::to::answers::NewTemplate;
 use crate::commands::to::{TemplateObject, VolumeObject};
 use crate::commands::{Ctx, Fault, place};
-use crate::journal::Action;
 use crate::storage::disk::DEADLINE;
 use crate::storage::names::{RelativePath, VolumeName};
 use crate::storage::qemu_img::ImageFormat;
@@ -44,10 +43,9 @@ pub(super) async fn make(
     let unique = Uuid::new_v4().to_string();
     ctx.services.touched.note(&unique);
     let file = VolumeName::new(&format!("{unique}.qcow2"))?;
-    let mounted = ctx.services.storage.pools.secondary(url).await?;
-    let inside = directory.under(mounted.path());
-    let result = write(ctx, &volume, &inside, &unique, &file).await;
-    files::give_back(mounted).await;
+    let away = Away::open(ctx, url, directory).await?;
+    let result = write(ctx, &volume, &away, &unique, &file).await;
+    away.close().await;
     let facts = result?;
     tracing::info!(volume = %volume.name, template = %unique, "Made a template of a volume");
     let new = NewTemplate {
@@ -63,21 +61,20 @@ pub(super) async fn make(
 async fn write(
     ctx: &Ctx,
     volume: &Stored<'_>,
-    directory: &Path,
+    away: &Away<'_>,
     unique: &str,
     file: &VolumeName,
 ) -> Result<VolumeFacts, Fault> {
-    let target = directory.join(file.as_str());
-    let properties = directory.join(PROPERTIES);
+    let (target, properties) = (away.file(file.as_str()), away.file(PROPERTIES));
     let subject = target.to_string_lossy().into_owned();
     let mut work = ctx.services.journal.begin("make a template", &subject, &ctx.logid).await;
     let result = async {
-        new_directory(ctx, &mut work, directory).await?;
-        work.before(Action::RemoveFile { path: target.clone() }).await?;
+        away.before_directory(ctx, &mut work).await?;
+        work.before(away.remove(file.as_str())).await?;
         let facts = volume.copy_to(ctx, &target, ImageFormat::Qcow2, None).await?;
         let disks = &ctx.services.storage.disks;
         if !disks.exists(&properties).await? {
-            work.before(Action::RemoveFile { path: properties.clone() }).await?;
+            work.before(away.remove(PROPERTIES)).await?;
         }
         let lines = lines(unique, file, &facts);
         disks.run("writing", &properties, DEADLINE, move |path| merge(path, &lines)).await?;

@@ -41,6 +41,13 @@ pub fn commit(link: &Lease, name: &str, commit: &BlockCommit) -> Result<()> {
         .map_err(refused("merging layers of the disk", &on(&commit.disk, name)))
 }
 
+/// Onto an image that exists; `target` is its `<disk>` document.
+pub fn copy(link: &Lease, name: &str, disk: &str, target: &str) -> Result<()> {
+    let flags = sys::VIR_DOMAIN_BLOCK_COPY_REUSE_EXT | sys::VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB;
+    ffi::block_copy(&found(link, name)?, disk, target, flags)
+        .map_err(refused("copying the disk", &on(disk, name)))
+}
+
 pub fn job(link: &Lease, name: &str, disk: &str) -> Result<Option<BlockJob>> {
     let info = ffi::block_job(&found(link, name)?, disk);
     let info = info.map_err(refused("reading the job of the disk", &on(disk, name)))?;

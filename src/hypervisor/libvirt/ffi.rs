@@ -60,6 +60,24 @@ pub fn block_commit(
     checked(result).map(drop)
 }
 
+/// `virDomainBlockCopy` with unlimited bandwidth.
+pub fn block_copy(domain: &Domain, disk: &str, target: &str, flags: u32) -> Result<(), Error> {
+    let disk = CString::new(disk)?;
+    let target = CString::new(target)?;
+    // SAFETY: the domain and the strings are alive until the call returns; no parameters are passed.
+    let result = unsafe {
+        sys::virDomainBlockCopy(
+            domain.as_ptr(),
+            disk.as_ptr(),
+            target.as_ptr(),
+            ptr::null_mut(),
+            0,
+            flags as c_uint,
+        )
+    };
+    checked(result).map(drop)
+}
+
 /// `None` if no job runs on the disk.
 pub fn block_job(domain: &Domain, disk: &str) -> Result<Option<BlockJobInfo>, Error> {
     let disk = CString::new(disk)?;

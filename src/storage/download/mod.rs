@@ -174,6 +174,12 @@ impl Downloads {
         &self.0.store
     }
 
+    /// Removes what downloads of earlier lives of the agent have left in the directory of a pool.
+    /// Touches storage: not for threads of the runtime.
+    pub fn clear(&self, pool: &std::path::Path) {
+        self.0.life.clean_pool(pool);
+    }
+
     /// Brings a template into its pool, or waits for the download of it that is under way.
     pub async fn fetch(&self, request: Request) -> Outcome<Fetched> {
         let deadline = request.deadline;

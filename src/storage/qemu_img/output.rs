@@ -15,6 +15,8 @@ pub struct ImageInfo {
     pub backing: Option<PathBuf>,
     pub backing_format: Option<String>,
     pub encrypted: bool,
+    /// Bytes; only some formats have clusters.
+    pub cluster_size: Option<u64>,
     /// Content in another file, which CloudStack never makes.
     pub data_file: Option<String>,
     pub snapshots: Vec<ImageSnapshot>,
@@ -63,6 +65,7 @@ struct Info {
     backing_filename_format: Option<String>,
     #[serde(default)]
     encrypted: bool,
+    cluster_size: Option<u64>,
     #[serde(default)]
     snapshots: Vec<ImageSnapshot>,
     format_specific: Option<Specific>,
@@ -104,6 +107,7 @@ impl From<Info> for ImageInfo {
             backing: info.full_backing_filename.or(info.backing_filename),
             backing_format: info.backing_filename_format,
             encrypted,
+            cluster_size: info.cluster_size,
             data_file: info.format_specific.and_then(|specific| specific.data?.data_file),
             snapshots: info.snapshots,
         }

@@ -12,6 +12,9 @@ mod users;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub use partial::testing;
+
 pub use copy::{Copied, Copy, Existing};
 pub use error::VolumeError;
 pub use partial::Partial;
@@ -225,6 +228,13 @@ impl Volumes {
         }
     }
 
+    /// Fails if the image refers to files outside of its directory.
+    pub async fn contained(&self, image: Source<'_>) -> Result<(), VolumeError> {
+        let hint = image.passphrase.is_none().then_some(image.format);
+        let roots = [image.path.parent().unwrap_or(image.path)];
+        self.chain_within(image.path, hint, &roots).await.map(drop)
+    }
+
     /// Gives a volume that no guest has open another size.
     pub async fn resize(
         &self,
@@ -242,6 +252,7 @@ impl Volumes {
             let path = image.path.to_owned();
             return Err(VolumeError::Shrink { path, now: now.virtual_size, wanted: size });
         }
+        self.contained(image).await?;
         self.images.resize(image, size, shrink).await?;
         self.inspect(image.path, hint).await
     }

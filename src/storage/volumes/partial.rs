@@ -95,9 +95,20 @@ pub(super) fn is_leftover(name: &str) -> bool {
     }
 }
 
+/// Names for tests.
 #[cfg(test)]
-pub(super) fn leftover_name(name: &str) -> String {
-    format!(".{name}{MARK}{:08x}-{:08x}-0", *HOST, LIFE.wrapping_add(1))
+pub mod testing {
+    use super::{HOST, LIFE, MARK};
+
+    /// What an earlier life of this agent has left of `name`.
+    pub fn leftover(name: &str) -> String {
+        format!(".{name}{MARK}{:08x}-{:08x}-0", *HOST, LIFE.wrapping_add(1))
+    }
+
+    /// What this one is working on.
+    pub fn unfinished(name: &str) -> String {
+        format!(".{name}{MARK}{:08x}-{:08x}-7", *HOST, *LIFE)
+    }
 }
 
 #[cfg(test)]
@@ -129,7 +140,7 @@ mod tests {
 
     #[test]
     fn only_earlier_lives_of_this_host_left_rubbish() {
-        let own = format!(".v{MARK}{:08x}-{:08x}-7", *HOST, *LIFE);
+        let own = testing::unfinished("v");
         let other_host = format!(".v{MARK}{:08x}-{:08x}-7", HOST.wrapping_add(1), LIFE.wrapping_add(1));
         for name in [
             own.as_str(),
@@ -142,6 +153,6 @@ mod tests {
         ] {
             assert!(!is_leftover(name), "{name}");
         }
-        assert!(is_leftover(&leftover_name("v")));
+        assert!(is_leftover(&testing::leftover("v")));
     }
 }

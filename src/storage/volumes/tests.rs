@@ -1,6 +1,6 @@
 //! On real images.
 
-use super::partial::leftover_name;
+use super::testing::leftover;
 use super::*;
 use crate::storage::pools::PoolKind;
 use crate::storage::qemu_img::QemuImgError;
@@ -283,7 +283,7 @@ async fn what_an_earlier_life_left_is_swept_away() {
     let Some(bench) = Bench::new() else { return };
     let root = bench.pool.local_path.clone();
     fs::create_dir(root.join(SNAPSHOTS)).unwrap();
-    let old = [root.join(leftover_name("v")), root.join(SNAPSHOTS).join(leftover_name("s"))];
+    let old = [root.join(leftover("v")), root.join(SNAPSHOTS).join(leftover("s"))];
     let kept = [root.join("v"), root.join(".v.partial-00000000-00000000-0")];
     for path in old.iter().chain(&kept) {
         fs::write(path, "x").unwrap();
