@@ -57,9 +57,11 @@ impl Command for DestroyCommand {
 
 #[cfg(test)]
 mod tests {
+    use crate::commands::storage::testing::{filled, guest_over};
     use crate::commands::testing::{Bench, POOL};
     use crate::storage::testing::{qemu_img, run};
     use serde_json::{Value, json};
+    use std::path::Path;
 
     async fn evict(bench: &mut Bench, name: &str) -> Value {
         let volume = json!({"id": 1, "mountPoint": bench.pool_dir(), "path": name, "size": 200704,
@@ -91,6 +93,26 @@ mod tests {
             assert_eq!((&answer["result"], &answer["details"]), (&json!(true), &json!("Success")));
             assert!(bench.pool_files().is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_guest_runs_from_stays() {
+        if qemu_img().is_none() {
+            return;
+        }
+        let mut bench = Bench::with_pool().await;
+        filled(&bench.pool_dir().join("template"), "8M").await;
+        filled(&bench.pool_dir().join("iso"), "8M").await;
+        guest_over(&bench, "i-2-3-VM", Path::new("/elsewhere"), &bench.pool_dir().join("template")).await;
+        bench.guest("i-2-4-VM", &bench.pool_dir().join("iso")).await;
+        for (name, guest) in [("template", "i-2-3-VM"), ("iso", "i-2-4-VM")] {
+            let answer = evict(&mut bench, name).await;
+            assert_eq!(answer["result"], false);
+            assert!(answer["details"].as_str().unwrap().contains(guest), "{answer}");
+            bench.ctx.services.hypervisor.destroy(guest).await.unwrap();
+            assert_eq!(evict(&mut bench, name).await["result"], true);
+        }
+        assert!(bench.pool_files().is_empty());
     }
 
     #[tokio::test]

@@ -1,13 +1,13 @@
 //! On real images. Guests of libvirt's test driver cannot have their disks moved; the tests against a
 //! real QEMU are in `tests/behaviour/real_volumes.rs`.
 
-use crate::commands::storage::testing::{filled, interruptions, overlay};
+use crate::commands::storage::testing::{filled, guest_over, interruptions, overlay};
 use crate::commands::testing::{Bench, POOL};
 use crate::journal::faults::Faults;
+use crate::journal::{Action, JournalError};
 use crate::storage::testing::qemu_img;
 use serde_json::{Value, json};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 const CLASS: &str = "com.cloud.agent.api.storage.MigrateVolumeCommand";
 const VOLUME: &str = "org.apache.cloudstack.storage.to.VolumeObjectTO";
@@ -125,19 +125,39 @@ async fn a_disk_that_cannot_be_mirrored_stays() {
     // The test driver has no such call.
     refused(&mut bench, new.clone()).await;
     assert!(names(&bench).is_empty());
-    let hypervisor = bench.ctx.services.hypervisor.clone();
-    hypervisor.destroy(&guest).await.unwrap();
-    let xml = format!(
-        "<domain type='test'><name>{GUEST}</name><memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os>\
-         <devices><disk type='file' device='disk'><source file='/other'/><backingStore type='file'>\
-         <format type='qcow2'/><source file='{}'/><backingStore/></backingStore><target dev='vda' bus='virtio'/></disk>\
-         </devices></domain>",
-        path.display()
-    );
-    hypervisor.start_domain(GUEST, &xml, Duration::from_secs(60)).await.unwrap();
+    bench.ctx.services.hypervisor.destroy(&guest).await.unwrap();
+    guest_over(&bench, GUEST, Path::new("/other"), &path).await;
     let details = refused(&mut bench, new).await;
     assert!(details.contains("is below disk vda of i-2-3-VM"), "{details}");
     assert!(names(&bench).is_empty());
+}
+
+#[tokio::test]
+async fn the_target_of_a_move_goes_only_if_the_guest_cannot_be_on_it() {
+    for (guest_on, may_be_moved, stays) in [
+        (Some("new"), false, true),
+        (Some("new"), true, true),
+        (Some("v"), false, false),
+        (Some("v"), true, false),
+        (None, false, false),
+        // It may have been moved, and ended since.
+        (None, true, true),
+    ] {
+        let bench = Bench::with_pool().await;
+        let target = bench.pool_dir().join("new");
+        std::fs::write(&target, "x").unwrap();
+        if let Some(file) = guest_on {
+            bench.guest(GUEST, &bench.pool_dir().join(file)).await;
+        }
+        let journal = &bench.ctx.services.journal;
+        let mut work = journal.begin("move", GUEST, "").await;
+        let (guest, device) = (GUEST.to_owned(), "vda".to_owned());
+        let undo = Action::EndCopy { guest, device, target: target.clone(), may_be_moved };
+        work.before(undo).await.unwrap();
+        assert!(work.settle(Err::<(), _>(JournalError::Injected { step: 0 })).await.is_err());
+        assert_eq!(target.exists(), stays, "{guest_on:?}, {may_be_moved}");
+        assert_eq!(*journal.unfinished().borrow(), 0);
+    }
 }
 
 #[tokio::test]

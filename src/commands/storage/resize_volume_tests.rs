@@ -1,11 +1,11 @@
 //! On real images; guests of libvirt's test driver have no disks that could be resized.
 
+use crate::commands::storage::testing::guest_over;
 use crate::commands::testing::Bench;
 use crate::storage::qemu_img::{Access, ImageFormat};
 use crate::storage::testing::{qemu_img, run};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::time::Duration;
 
 const CLASS: &str = "com.cloud.agent.api.storage.ResizeVolumeCommand";
 const MIB: u64 = 1 << 20;
@@ -135,16 +135,8 @@ async fn the_image_of_a_running_guest_is_only_touched_through_the_guest() {
     // The test driver has no such call.
     refused(&mut bench, 8 * MIB, 16 * MIB, &[("vmInstance", json!(guest))]).await;
     assert_eq!(size_of(&path, ImageFormat::Qcow2).await, 8 * MIB);
-    let hypervisor = bench.ctx.services.hypervisor.clone();
-    hypervisor.destroy(&guest).await.unwrap();
-    let xml = format!(
-        "<domain type='test'><name>i-2-4-VM</name><memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os>\
-         <devices><disk type='file' device='disk'><source file='/other'/><backingStore type='file'>\
-         <format type='qcow2'/><source file='{}'/><backingStore/></backingStore><target dev='vda' bus='virtio'/></disk>\
-         </devices></domain>",
-        path.display()
-    );
-    hypervisor.start_domain("i-2-4-VM", &xml, Duration::from_secs(60)).await.unwrap();
+    bench.ctx.services.hypervisor.destroy(&guest).await.unwrap();
+    guest_over(&bench, "i-2-4-VM", Path::new("/other"), &path).await;
     let details = refused(&mut bench, 8 * MIB, 16 * MIB, &[]).await;
     assert!(details.contains("is below disk vda of i-2-4-VM"), "{details}");
     assert_eq!(size_of(&path, ImageFormat::Qcow2).await, 8 * MIB);

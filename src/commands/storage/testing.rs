@@ -1,10 +1,12 @@
 //! What the tests of copies have in common: real images, and secondary storage that is a tmpfs whose
 //! content comes from a directory and goes back there.
 
+use crate::commands::testing::Bench;
 use crate::journal::faults::Fault;
 use crate::storage::testing::{Nfs, qemu_img, run};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
 
 /// With a MiB of content.
 pub async fn filled(path: &Path, size: &str) {
@@ -19,6 +21,19 @@ pub async fn filled(path: &Path, size: &str) {
 pub async fn overlay(path: &Path, base: &Path) {
     let [path, base] = [path.to_str().unwrap(), base.to_str().unwrap()];
     run(&["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", base, path]).await.unwrap();
+}
+
+/// Starts a guest that writes to `top`, which is based on `base` as far as libvirt tells.
+pub async fn guest_over(bench: &Bench, name: &str, top: &Path, base: &Path) {
+    let xml = format!(
+        "<domain type='test'><name>{name}</name><memory>65536</memory><vcpu>1</vcpu><os><type>hvm</type></os>\
+         <devices><disk type='file' device='disk'><source file='{}'/><backingStore type='file'>\
+         <format type='qcow2'/><source file='{}'/><backingStore/></backingStore><target dev='vda' bus='virtio'/></disk>\
+         </devices></domain>",
+        top.display(),
+        base.display()
+    );
+    bench.ctx.services.hypervisor.start_domain(name, &xml, Duration::from_secs(60)).await.unwrap();
 }
 
 /// An error and a crash at each step of the journal.
