@@ -1,7 +1,7 @@
 //! Carries out what the journal says: undoes or finishes steps of commands.
 
 use crate::errors::chain;
-use crate::hypervisor::{Deletion, DomainState, Hypervisor, HypervisorError, Object, PowerState};
+use crate::hypervisor::{Deletion, Detached, DomainState, Hypervisor, HypervisorError, Object, PowerState};
 use crate::journal::{Action, Execute};
 use crate::network::Bridges;
 use crate::storage::Storage;
@@ -16,6 +16,8 @@ use uuid::Uuid;
 
 /// For what moves data; nobody waits for it.
 const LONG: Duration = Duration::from_secs(3600);
+/// For a guest to give a device up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Has a handle to everything that actions touch.
 #[derive(Debug, Clone)]
@@ -51,6 +53,12 @@ impl Recovery {
                 let delete =
                     self.hypervisor.delete_snapshot(guest, snapshot, Deletion::Everything, LONG).await;
                 absent_guest_is_fine(delete.map(drop))
+            }
+            Action::DetachDisk { guest, source } => {
+                taken(action, self.hypervisor.detach_disk(guest, source, PATIENCE).await)
+            }
+            Action::DetachInterface { guest, mac } => {
+                taken(action, self.hypervisor.detach_interface(guest, mac, PATIENCE).await)
             }
             Action::MergeOverlay { guest, device, base, overlay } => {
                 self.merge(guest, device, base, overlay).await
@@ -139,6 +147,19 @@ impl Recovery {
 
 fn told<T>(result: Result<T, HypervisorError>) -> Result<(), String> {
     result.map(drop).map_err(|error| chain(&error))
+}
+
+/// A guest that does not give the device up is not asked again: by the next start of the agent the server
+/// may have plugged it in anew, and would lose it.
+fn taken<T>(action: &Action, result: Result<Detached<T>, HypervisorError>) -> Result<(), String> {
+    match result {
+        Ok(Detached::Kept(_)) => {
+            tracing::warn!("The guest does not react, it was to {action}: detach it with virsh");
+            Ok(())
+        }
+        Ok(Detached::Absent | Detached::Gone(_)) | Err(HypervisorError::NotRunning { .. }) => Ok(()),
+        Err(error) => absent_guest_is_fine(Err(error)),
+    }
 }
 
 /// A guest that is gone has nothing left to undo.

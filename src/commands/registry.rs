@@ -27,6 +27,11 @@ pub trait Command: DeserializeOwned + Send + 'static {
     /// Fully qualified class of the answer, also when the command fails.
     const ANSWER: &'static str = PLAIN_ANSWER;
 
+    /// The class of the answer to this very command, where it is not always the same.
+    fn answer_class(&self) -> &'static str {
+        Self::ANSWER
+    }
+
     /// What must not be touched, or not be changed, by others meanwhile. Commands whose claims conflict
     /// run in order of arrival.
     fn claims(&self) -> Claims {
@@ -212,9 +217,10 @@ impl<C: Command> Call for Typed<C> {
 
     fn run(self: Box<Self>, ctx: Ctx) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
         Box::pin(async move {
+            let class = self.0.answer_class();
             match self.0.handle(ctx).await {
-                Ok(reply) => Answer::of(C::ANSWER, &reply),
-                Err(fault) => Answer::failed(C::ANSWER, &fault),
+                Ok(reply) => Answer::of(class, &reply),
+                Err(fault) => Answer::failed(class, &fault),
             }
         })
     }

@@ -9,6 +9,7 @@ use crate::wire::classes::{self, Kind};
 
 registry! {
     "com.cloud.agent.api.AgentControlCommand" => agent::agent_control::AgentControlCommand, Agent, Inline, Support::Done;
+    "com.cloud.agent.api.AttachIsoCommand" => storage::attach_iso::AttachIsoCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.CheckHealthCommand" => host::check_health::CheckHealthCommand, Host, Inline, Support::Done;
     "com.cloud.agent.api.CheckNetworkCommand" => host::check_network::CheckNetworkCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.CheckOnHostCommand" => host::check_on_host::CheckOnHostCommand, Host, Pool, Support::Done;
@@ -63,9 +64,11 @@ registry! {
     "org.apache.cloudstack.ca.PostCertificateRenewalCommand" => certificate::post_certificate_renewal::PostCertificateRenewalCommand, Certificate, Pool, Support::Done;
     "org.apache.cloudstack.ca.SetupCertificateCommand" => certificate::setup_certificate::SetupCertificateCommand, Certificate, Pool, Support::Partial("for this host, not for system VMs");
     "org.apache.cloudstack.ca.SetupKeyStoreCommand" => certificate::setup_key_store::SetupKeyStoreCommand, Certificate, Pool, Support::Partial("for this host, not for system VMs");
+    "org.apache.cloudstack.storage.command.AttachCommand" => storage::attach::AttachCommand, Storage, Pool, Support::Partial("without the checkpoints of incremental snapshots");
     "org.apache.cloudstack.storage.command.CopyCommand" => storage::copy::CopyCommand, Storage, Pool, Support::Partial("volumes and templates, not snapshots");
     "org.apache.cloudstack.storage.command.CreateObjectCommand" => storage::create_object::CreateObjectCommand, Storage, Pool, Support::Partial("volumes, not snapshots");
     "org.apache.cloudstack.storage.command.DeleteCommand" => storage::delete::DeleteCommand, Storage, Pool, Support::Partial("volumes, not snapshots");
+    "org.apache.cloudstack.storage.command.DettachCommand" => storage::dettach::DettachCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.storage.command.browser.ListDataStoreObjectsCommand" => storage::list_data_store_objects::ListDataStoreObjectsCommand, Storage, Pool, Support::Done;
 }
 

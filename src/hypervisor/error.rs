@@ -41,6 +41,9 @@ pub enum HypervisorError {
     #[error("Guest {name} runs already: stop it first")]
     AlreadyRunning { name: String },
 
+    #[error("Guest {name} does not run: start it first")]
+    NotRunning { name: String },
+
     #[error("The state of {subject} does not allow {operation}: check with `virsh list --all` what it does")]
     Invalid { operation: &'static str, subject: String, source: LibvirtFault },
 

@@ -177,24 +177,6 @@ impl Hypervisor {
         self.call("reading the XML of all guests", POWER_DEADLINE, read).await
     }
 
-    /// Plugs a device into a running guest.
-    pub async fn attach_device(&self, name: &str, xml: &str) -> Result<()> {
-        let (name, xml) = (checked(Object::Guest, name)?, xml.to_owned());
-        self.change("attaching a device", move |link| guests::attach(link, &name, &xml)).await
-    }
-
-    /// Asks a running guest to give a device up. It is gone when a wait says so.
-    pub async fn detach_device(&self, name: &str, xml: &str) -> Result<Existence> {
-        let (name, xml) = (checked(Object::Guest, name)?, xml.to_owned());
-        self.change("detaching a device", move |link| guests::detach(link, &name, &xml)).await
-    }
-
-    /// Changes a device of a running guest, such as the medium of a drive.
-    pub async fn update_device(&self, name: &str, xml: &str) -> Result<()> {
-        let (name, xml) = (checked(Object::Guest, name)?, xml.to_owned());
-        self.change("changing a device", move |link| guests::update(link, &name, &xml)).await
-    }
-
     /// Returns when no disk of the guest has that source, or the guest is gone.
     pub async fn wait_disk_gone(&self, name: &str, source: &str, deadline: Duration) -> Result<Waited> {
         let source = plain("The source of a disk", source)?;

@@ -7,6 +7,7 @@
 mod block_copy;
 mod blocks;
 mod calls;
+mod devices;
 mod error;
 mod guests;
 mod libvirt;
@@ -32,6 +33,7 @@ use tokio::task::AbortHandle;
 
 pub use block_copy::*;
 pub use blocks::*;
+pub use devices::*;
 pub use error::{HypervisorError, LibvirtFault, Object, Result};
 pub use guests::*;
 pub use migration::*;

@@ -3,10 +3,12 @@
 //! libvirt passes on what others wrote into it; [`crate::xml`] bounds what is read. Unknown elements
 //! and attributes are skipped: libvirt adds some with every release.
 
+mod devices;
 mod domain;
 
 use uuid::Uuid;
 
+pub use devices::*;
 pub use domain::*;
 
 use super::pools::NetfsPool;

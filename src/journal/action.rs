@@ -58,6 +58,16 @@ pub enum Action {
     UndefineSecret {
         uuid: String,
     },
+    /// Asks a guest for the disk with that source.
+    DetachDisk {
+        guest: String,
+        source: String,
+    },
+    /// Asks a guest for its network card.
+    DetachInterface {
+        guest: String,
+        mac: String,
+    },
     /// A snapshot inside the images of a guest.
     DeleteGuestSnapshot {
         guest: String,
@@ -81,6 +91,8 @@ impl fmt::Display for Action {
             }
             Action::ResumeGuest { guest } => write!(f, "resume guest {guest}"),
             Action::Unplug { bridge, .. } => write!(f, "take down bridge {bridge}"),
+            Action::DetachDisk { guest, source } => write!(f, "take {source} from guest {guest}"),
+            Action::DetachInterface { guest, mac } => write!(f, "take network card {mac} from guest {guest}"),
             Action::UndefineSecret { uuid } => write!(f, "undefine secret {uuid}"),
             Action::DeleteGuestSnapshot { guest, snapshot } => {
                 write!(f, "delete snapshot {snapshot} of guest {guest}")

@@ -16,6 +16,7 @@ mod mini_agent;
 mod packaging;
 mod readme;
 mod real;
+mod real_devices;
 mod real_domain_xml;
 mod real_guest_commands;
 mod real_hypervisor;

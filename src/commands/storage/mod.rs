@@ -1,5 +1,7 @@
 //! Commands about storage pools and volumes.
 
+pub mod attach;
+pub mod attach_iso;
 pub mod check_and_repair_volume;
 pub mod check_storage_availability;
 pub mod check_url;
@@ -16,6 +18,7 @@ pub mod delete;
 mod delete_snapshot;
 pub mod delete_storage_pool;
 pub mod destroy;
+pub mod dettach;
 mod direct_download;
 mod files;
 pub mod get_storage_stats;
@@ -23,9 +26,11 @@ pub mod get_volume_stat;
 pub mod get_volume_stats;
 pub mod get_volumes_on_storage;
 pub mod handle_config_drive_iso;
+mod hotplug;
 pub mod http_direct_download;
 pub mod https_direct_download;
 mod image_details;
+mod iso;
 pub mod list_data_store_objects;
 pub mod metalink_direct_download;
 pub mod migrate_volume;

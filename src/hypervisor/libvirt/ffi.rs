@@ -101,6 +101,14 @@ pub fn abort_job(domain: &Domain) -> Result<(), Error> {
     checked(unsafe { sys::virDomainAbortJob(domain.as_ptr()) }).map(drop)
 }
 
+/// `virDomainDetachDeviceAlias`: asks for the device and does not wait for it.
+pub fn detach_by_alias(domain: &Domain, alias: &str, flags: u32) -> Result<(), Error> {
+    let alias = CString::new(alias)?;
+    // SAFETY: the domain and the name are alive until the call returns.
+    let asked = unsafe { sys::virDomainDetachDeviceAlias(domain.as_ptr(), alias.as_ptr(), flags as c_uint) };
+    checked(asked).map(drop)
+}
+
 /// `virDomainInterfaceAddresses`; the crate leaks what libvirt allocates for it.
 pub fn addresses(domain: &Domain, source: u32) -> Result<Vec<Addresses>, Error> {
     let mut list: *mut sys::virDomainInterfacePtr = ptr::null_mut();

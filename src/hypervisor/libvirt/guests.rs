@@ -11,6 +11,7 @@ use crate::hypervisor::error::{HypervisorError, Object, Result};
 use crate::hypervisor::guests::{Flavour, Guest, GuestDocument, Passwords};
 use crate::hypervisor::types::{DomainState, Existence, HypervisorKind};
 use crate::hypervisor::xml;
+use crate::xml::XmlError;
 
 /// Everything that would keep libvirt from forgetting a guest; UEFI variables stay for the next start.
 const UNDEFINE: u32 =
@@ -222,4 +223,47 @@ pub fn update(link: &Lease, name: &str, xml: &str) -> Result<()> {
     let live = sys::VIR_DOMAIN_DEVICE_MODIFY_LIVE;
     let result = found(link, name)?.update_device_flags(xml, live);
     result.map(drop).map_err(refused("changing the device", name))
+}
+
+/// Returns at once. A guest that was asked before and has not reacted need not be asked again.
+pub fn detach_by_alias(link: &Lease, name: &str, alias: &str) -> Result<Existence> {
+    const ASKED: &str = "already in the process of unplug";
+    match ffi::detach_by_alias(&found(link, name)?, alias, sys::VIR_DOMAIN_AFFECT_LIVE) {
+        Ok(()) => Ok(Existence::Done),
+        Err(error) if is_not_found(&error, ErrorNumber::DeviceMissing) => Ok(Existence::Absent),
+        Err(error) if error.message().contains(ASKED) => Ok(Existence::Done),
+        Err(error) => Err(refused("detaching the device", name)(error)),
+    }
+}
+
+pub fn change_medium(
+    link: &Lease,
+    name: &str,
+    target: &str,
+    medium: Option<&str>,
+    force: bool,
+) -> Result<Existence> {
+    let domain = found(link, name)?;
+    let drive = xml::drive_with(&document(&domain, name, Flavour::Live)?, target, medium);
+    let force = if force { sys::VIR_DOMAIN_DEVICE_MODIFY_FORCE } else { 0 };
+    change(&domain, name, drive, sys::VIR_DOMAIN_DEVICE_MODIFY_LIVE | force)
+}
+
+pub fn move_interface(link: &Lease, name: &str, mac: &str, bridge: &str) -> Result<Existence> {
+    let domain = found(link, name)?;
+    let interface = xml::interface_on(&document(&domain, name, Flavour::Live)?, mac, bridge);
+    change(&domain, name, interface, sys::VIR_DOMAIN_DEVICE_MODIFY_LIVE)
+}
+
+/// Gives libvirt the changed element of a device, if there is the device.
+fn change(
+    domain: &Domain,
+    name: &str,
+    device: std::result::Result<Option<String>, XmlError>,
+    flags: u32,
+) -> Result<Existence> {
+    let device = device.map_err(|source| HypervisorError::Xml { what: "domain", source })?;
+    let Some(device) = device else { return Ok(Existence::Absent) };
+    let changed = domain.update_device_flags(&device, flags);
+    changed.map(|_| Existence::Done).map_err(refused("changing the device", name))
 }

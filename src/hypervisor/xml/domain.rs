@@ -47,6 +47,10 @@ pub struct DiskDescription {
     pub secret: Option<Uuid>,
     /// What the source is based on, nearest first; libvirt tells it of running guests.
     pub backing: Vec<String>,
+    /// Whether blocks that the guest discards are given back.
+    pub discard: bool,
+    /// libvirt's name of the device while the guest runs.
+    pub alias: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +69,8 @@ pub struct InterfaceDescription {
     pub vlan: Option<u16>,
     /// `None` if nothing is said, which means up.
     pub link_up: Option<bool>,
+    /// libvirt's name of the device while the guest runs.
+    pub alias: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +92,8 @@ pub struct DomainDescription {
     pub max_memory_kib: u64,
     /// Whether memory can be plugged: `<maxMemory slots=...>` is there.
     pub memory_slots: Option<u32>,
+    /// What it may grow to by plugging memory.
+    pub memory_limit_kib: Option<u64>,
     pub vcpus: u32,
     pub max_vcpus: u32,
     pub cpu_shares: Option<u64>,
@@ -121,6 +129,7 @@ pub fn domain(text: &str) -> Result<DomainDescription, XmlError> {
         memory_kib: root.at("currentMemory").map_or(max_memory_kib, kibibytes),
         max_memory_kib,
         memory_slots: number(&root, "maxMemory", "slots"),
+        memory_limit_kib: root.at("maxMemory").map(kibibytes),
         vcpus: number(&root, "vcpu", "current").unwrap_or(max_vcpus),
         max_vcpus,
         cpu_shares: root.text_at("cputune/shares").and_then(|shares| shares.parse().ok()),
@@ -200,6 +209,8 @@ fn disk(element: &Element) -> Option<DiskDescription> {
         readonly: element.at("readonly").is_some(),
         secret,
         backing: backing(element),
+        discard: element.attribute_at("driver", "discard").as_deref() == Some("unmap"),
+        alias: element.attribute_at("alias", "name"),
     })
 }
 
@@ -233,6 +244,7 @@ fn interface(element: &Element) -> InterfaceDescription {
         pci: element.at("address").and_then(pci),
         vlan: number(element, "vlan/tag", "id"),
         link_up: element.attribute_at("link", "state").map(|state| state != "down"),
+        alias: element.attribute_at("alias", "name"),
     }
 }
 

@@ -77,6 +77,12 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// Takes what it boots from: it then never reacts to anything.
+    pub async fn forgets_everything(&self) {
+        let disk = self.disk.to_str().unwrap();
+        self.cage.run(&["qemu-img", "create", "-q", "-f", "qcow2", disk, "4M"]).await.unwrap();
+    }
+
     /// What libvirt starts it from.
     pub fn xml(&self) -> String {
         let Guest { name, mac, tap, disk, .. } = self;
@@ -94,8 +100,13 @@ impl<'a> Guest<'a> {
 
     /// Starts it as a transient guest, as the agent's guests are.
     pub async fn start(&self) {
+        self.start_as(&self.xml()).await;
+    }
+
+    /// The same with its XML changed.
+    pub async fn start_as(&self, xml: &str) {
         let file = self.cage.file(&format!("/run/{}.xml", self.name));
-        std::fs::write(file, self.xml()).unwrap();
+        std::fs::write(file, xml).unwrap();
         self.cage.virsh(&["create", &format!("/run/{}.xml", self.name)]).await;
     }
 
