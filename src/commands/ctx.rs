@@ -71,6 +71,12 @@ impl Ctx {
         }
     }
 
+    /// How long to wait for something, at most `wished`: what a command says itself when that does not
+    /// happen is to reach the server before the command's time is up.
+    pub fn patience(&self, wished: Duration) -> Duration {
+        wished.min(self.deadline / 4 * 3)
+    }
+
     /// Address that the private network device had at the last registration.
     pub fn private_ip(&self) -> Result<String, Fault> {
         self.services.identity.borrow().as_ref().and_then(|identity| identity.private_ip.clone()).ok_or_else(|| {

@@ -16,8 +16,8 @@ const DETTACH: &str = "org.apache.cloudstack.storage.command.DettachCommand";
 const VOLUME: &str = "org.apache.cloudstack.storage.to.VolumeObjectTO";
 const MIB: u64 = 1 << 20;
 
-/// First command of a class in each of the captures, with the class and the fields of its answer.
-fn captured(class: &str) -> Vec<(Value, String, Value)> {
+/// First request of a class alone in each of the captures, with the class and the fields of its answer.
+pub fn captured(class: &str) -> Vec<(Value, String, Value)> {
     let first = |lines: &str| {
         lines.lines().find_map(|line| {
             let exchange: Value = serde_json::from_str(line).unwrap();
@@ -252,7 +252,7 @@ fn the_passphrase_of_a_volume_comes_and_goes_with_it() {
 }
 
 /// Starts the agent anew, with a fault or without.
-async fn restart(edge: &mut Edge<'_>, fault: Option<&str>) {
+pub async fn restart(edge: &mut Edge<'_>, fault: Option<&str>) {
     let launcher = match fault {
         Some(fault) => {
             [vec!["env".to_owned(), format!("AGENT_FAULT={fault}")], edge.cage.launcher()].concat()
@@ -265,7 +265,7 @@ async fn restart(edge: &mut Edge<'_>, fault: Option<&str>) {
 }
 
 /// Sends a command that fails, or ends the agent; then lets an agent without fault tidy up.
-async fn fails(edge: &mut Edge<'_>, fault: &str, class: &str, fields: Value) {
+pub async fn fails(edge: &mut Edge<'_>, fault: &str, class: &str, fields: Value) {
     restart(edge, Some(fault)).await;
     let answer = tokio::time::timeout(LIMIT, edge.host.send(class, fields)).await.expect("no answer");
     match answer {

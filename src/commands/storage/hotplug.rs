@@ -125,8 +125,7 @@ async fn unplug(
         tracing::warn!(guest, volume = source, "Volume is not attached, nothing to detach");
         return Ok(());
     };
-    // Own words say more than the end of the command's time.
-    let patience = patience.min(ctx.deadline.saturating_sub(ctx.deadline / 10));
+    let patience = ctx.patience(patience);
     let source = disk.source.as_deref().unwrap_or(source);
     match ctx.services.hypervisor.detach_disk(guest, source, patience).await? {
         Detached::Absent | Detached::Gone(_) => {

@@ -226,7 +226,7 @@ fn nics(inputs: Inputs<'_>, machine: &Kind, vcpus: Vcpus) -> Result<Vec<Nic>, Gu
     let platform = vm.platform_emulator.as_deref();
     let rules = NicRules {
         model: NicModel::choose(vm.detail("nicAdapter"), platform, machine.scsi_arch()),
-        queues: queues(vm, vcpus),
+        queues: vm.detail("nic.multiqueue.number").and_then(|number| queues(number, vcpus.current)),
         packed: packed(inputs),
         pxe: vm.is_user(),
     };
@@ -245,11 +245,11 @@ fn nics(inputs: Inputs<'_>, machine: &Kind, vcpus: Vcpus) -> Result<Vec<Nic>, Gu
     sorted.into_iter().map(one).collect()
 }
 
-/// -1 is one queue for each vCPU.
-fn queues(vm: &VirtualMachineTo, vcpus: Vcpus) -> Option<u32> {
+/// The value of the detail `nic.multiqueue.number`: -1 is one queue for each vCPU.
+pub fn queues(number: &str, vcpus: u32) -> Option<u32> {
     const MOST: u32 = 256;
-    match vm.detail("nic.multiqueue.number")?.parse::<i64>().ok()? {
-        -1 => Some(vcpus.current.min(MOST)),
+    match number.parse::<i64>().ok()? {
+        -1 => Some(vcpus.min(MOST)),
         number => u32::try_from(number).ok().filter(|number| (1..=MOST).contains(number)),
     }
 }

@@ -8,7 +8,7 @@ mod machine;
 #[cfg(test)]
 mod tests;
 
-pub use devices::{DiskRules, NicRules, disk, nic};
+pub use devices::{DiskRules, NicRules, disk, nic, queues};
 
 use crate::commands::to::{Era, VirtualMachineTo};
 use crate::config::Config;
