@@ -42,6 +42,7 @@ registry! {
     "com.cloud.agent.api.RebootCommand" => vm::reboot::RebootCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.ReplugNicCommand" => network::replug_nic::ReplugNicCommand, Network, Pool, Support::Partial("the card keeps its limit of bandwidth");
     "com.cloud.agent.api.RollingMaintenanceCommand" => host::rolling_maintenance::RollingMaintenanceCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.ScaleVmCommand" => vm::scale_vm::ScaleVmCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.SetHostParamsCommand" => agent::set_host_params::SetHostParamsCommand, Agent, Pool, Support::Partial("passes over parameters other than migratewait and router.aggregation.command.each.timeout");
     "com.cloud.agent.api.SetupPersistentNetworkCommand" => network::setup_persistent_network::SetupPersistentNetworkCommand, Network, Pool, Support::Done;
     "com.cloud.agent.api.ShutdownCommand" => agent::shutdown::ShutdownCommand, Agent, Inline, Support::Done;

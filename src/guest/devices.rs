@@ -158,6 +158,14 @@ pub(super) fn tpm(tpm: Tpm) -> Element {
     Element::new("tpm").with("model", model).child(backend)
 }
 
+/// Memory to be plugged into a running guest, in KiB.
+pub fn memory_module(kib: u64) -> Element {
+    let size = Element::new("size").with("unit", "KiB").content(kib);
+    // The only cell that guests have.
+    let target = Element::new("target").child(size).child(Element::new("node").content(0));
+    Element::new("memory").with("model", "dimm").child(target)
+}
+
 pub(super) fn balloon(period: Option<i64>) -> Element {
     let element = Element::new("memballoon");
     match period {

@@ -23,6 +23,7 @@ mod real_hypervisor;
 mod real_libvirt;
 mod real_nics;
 mod real_orphans;
+mod real_scaling;
 mod real_volumes;
 mod registration;
 mod reload;

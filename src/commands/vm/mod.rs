@@ -14,6 +14,7 @@ pub mod start;
 pub mod stop;
 #[cfg(test)]
 mod testing;
+pub mod scale_vm;
 
 use super::fault::{Fault, fault_from};
 use crate::hypervisor::HypervisorError;
