@@ -60,6 +60,14 @@ impl Recovery {
             Action::DetachInterface { guest, mac } => {
                 taken(action, self.hypervisor.detach_interface(guest, mac, PATIENCE).await)
             }
+            Action::MoveInterface { guest, mac, bridge } => {
+                let moved = self.hypervisor.move_interface(guest, mac, bridge).await;
+                if let Err(error) = absent_guest_is_fine(moved.map(drop)) {
+                    // Its old bridge has gone with the last card; where it is now the guest has a network.
+                    tracing::warn!("Cannot {action}, it stays where it is: {error}");
+                }
+                Ok(())
+            }
             Action::MergeOverlay { guest, device, base, overlay } => {
                 self.merge(guest, device, base, overlay).await
             }

@@ -68,6 +68,12 @@ pub enum Action {
         guest: String,
         mac: String,
     },
+    /// Puts a network card of a guest back onto a bridge.
+    MoveInterface {
+        guest: String,
+        mac: String,
+        bridge: String,
+    },
     /// A snapshot inside the images of a guest.
     DeleteGuestSnapshot {
         guest: String,
@@ -93,6 +99,9 @@ impl fmt::Display for Action {
             Action::Unplug { bridge, .. } => write!(f, "take down bridge {bridge}"),
             Action::DetachDisk { guest, source } => write!(f, "take {source} from guest {guest}"),
             Action::DetachInterface { guest, mac } => write!(f, "take network card {mac} from guest {guest}"),
+            Action::MoveInterface { guest, mac, bridge } => {
+                write!(f, "move network card {mac} of guest {guest} back to {bridge}")
+            }
             Action::UndefineSecret { uuid } => write!(f, "undefine secret {uuid}"),
             Action::DeleteGuestSnapshot { guest, snapshot } => {
                 write!(f, "delete snapshot {snapshot} of guest {guest}")

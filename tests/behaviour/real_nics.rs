@@ -224,6 +224,50 @@ fn a_card_moves_to_another_network_without_the_guest() {
 }
 
 #[test]
+fn an_interrupted_move_is_none() {
+    with_libvirt(async |cage| {
+        let mut edge = Edge::up(cage).await;
+        let guest = silent(&edge).await;
+        let vxlan = has_vxlan(cage).await;
+        let (from, to, steps) = if vxlan {
+            (format!("brvx-{}", ID + 2), format!("brvx-{}", ID + 3), 4)
+        } else {
+            cage.run(&["ip", "link", "add", "replugged1", "type", "bridge"]).await.unwrap();
+            (BRIDGE.to_owned(), "replugged1".to_owned(), 2)
+        };
+        let on = |bridge: &str| match bridge.strip_prefix("brvx-") {
+            Some(id) => nic(&guest, &format!("vxlan://{id}")),
+            None => {
+                let mut nic = nic(&guest, "vlan://untagged");
+                nic["name"] = json!(bridge);
+                nic
+            }
+        };
+        edge.good(PLUG, plug(&guest, &on(&from))).await;
+        let place = async || card(cage, &guest, &on(&from)).await.unwrap().1;
+        edge.host.node.stop().await;
+        for fault in (1..=steps).flat_map(|step| [format!("error:{step}"), format!("kill:{step}")]) {
+            fails(&mut edge, &fault, REPLUG, plug(&guest, &on(&to))).await;
+            // Killed when it was committed, it is finished.
+            let end = if vxlan && fault == format!("kill:{steps}") { (&to, &from) } else { (&from, &to) };
+            edge.until(&fault, async || place().await == *end.0 && (!vxlan || !is_there(cage, end.1).await))
+                .await;
+            edge.good(REPLUG, plug(&guest, &on(&to))).await;
+            assert_eq!(
+                (place().await, !vxlan || !is_there(cage, &from).await),
+                (to.clone(), true),
+                "{fault}"
+            );
+            edge.good(REPLUG, plug(&guest, &on(&from))).await;
+            edge.host.node.stop().await;
+        }
+        if !vxlan {
+            cage.run(&["ip", "link", "del", "replugged1"]).await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_new_config_drive_is_seen_with_the_new_card() {
     with_libvirt(async |cage| {
         let edge = Edge::up(cage).await;

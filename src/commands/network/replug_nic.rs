@@ -36,6 +36,8 @@ impl ReplugNicCommand {
         if plugged.bridge == before {
             return Ok(());
         }
+        let (guest, mac) = (name.clone(), nic.mac.clone());
+        work.before(Action::MoveInterface { guest, mac, bridge: before.clone() }).await?;
         if vnet_id(&before).is_some() {
             work.after_commit(Action::Unplug { bridge: before.clone(), delete: true }).await?;
         }

@@ -48,7 +48,7 @@ impl Command for AttachCommand {
                 drive.insert(&ctx, image).await?;
                 Ok(Reply::ok(AttachAnswer { disk: None }))
             }
-            Some(Data::Volume(volume)) => {
+            Some(Data::Volume(volume)) if !disk.value.is_iso() => {
                 hotplug::attach(&ctx, &self.vm_name, &disk.value, volume).await?;
                 Ok(Reply::ok(AttachAnswer { disk: Some(disk) }))
             }

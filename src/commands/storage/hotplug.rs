@@ -62,6 +62,10 @@ async fn plug(
     }
     files::not_in_use(ctx, path).await?;
     let facts = ctx.services.storage.volumes.inspect(path, format(volume)?).await?;
+    if facts.backing.is_some() && facts.backing_format.is_none() {
+        // libvirt does not guess what a file is based on.
+        ctx.services.storage.volumes.fix_backing_format(path).await?;
+    }
     let number = to.disk_seq.and_then(|number| u32::try_from(number).ok()).filter(|number| *number < MOST);
     let number = number.ok_or_else(|| {
         Fault::new(format!("Volume {source} has no usable device number: {:?}", to.disk_seq))
