@@ -196,12 +196,6 @@ impl Bridges {
         bridges
     }
 
-    /// The bridge of a network id that [`Bridges::plug`] would make: what to take down if the card is not
-    /// used after all.
-    pub fn bridge_to_make(&self, plan: &NicPlan) -> Result<Option<String>, NetworkError> {
-        Ok(self.vnet_bridge(plan)?.filter(|bridge| !self.0.links.is_bridge(bridge)))
-    }
-
     /// Makes what is missing of the control network.
     pub async fn control_network(&self) -> Result<(), NetworkError> {
         let bridge = names::checked(&self.0.settings.control_bridge)?;

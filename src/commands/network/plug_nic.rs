@@ -1,13 +1,13 @@
 //! `com.cloud.agent.api.PlugNicCommand`: gives a running guest another network card. One that it has
 //! already is a success. What a router does with its card is told to the router by other commands.
 
-use super::nic::Nic;
 use crate::commands::to::NicTo;
 use crate::commands::vm::guest_spec::{self, NicRules, ResolvedBridge};
+use crate::commands::vm::launch::{cards, facts};
 use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply};
 use crate::guest::{NicModel, nics};
+use crate::hypervisor::HypervisorError;
 use crate::hypervisor::xml::{DiskDevice, DomainDescription};
-use crate::hypervisor::{Connection, HypervisorError};
 use crate::journal::{Action, Work};
 use crate::wire::lenient;
 use std::collections::BTreeMap;
@@ -39,16 +39,17 @@ impl PlugNicCommand {
         self.details.get(key)?.as_deref().map(str::trim).filter(|value| !value.is_empty())
     }
 
-    fn rules(&self, ctx: &Ctx, guest: &DomainDescription) -> NicRules {
+    async fn rules(&self, ctx: &Ctx, guest: &DomainDescription) -> Result<NicRules, Fault> {
         let packed = self.detail("nic.packed.virtqueues.enabled");
-        NicRules {
+        let packed = packed.is_some_and(|text| text.eq_ignore_ascii_case("true"));
+        Ok(NicRules {
             model: NicModel::choose(self.detail("nicAdapter"), Some(PLATFORM), false),
             queues: self
                 .detail("nic.multiqueue.number")
                 .and_then(|number| guest_spec::queues(number, guest.vcpus)),
-            packed: packed.is_some_and(|text| text.eq_ignore_ascii_case("true")) && knows_packed(ctx),
+            packed: packed && facts::gather(ctx, &*ctx.config()?).await.knows_packed_queues(),
             pxe: self.is_user(),
-        }
+        })
     }
 
     /// Whether the guest had to be given the card.
@@ -58,14 +59,10 @@ impl PlugNicCommand {
         if guest.interfaces.iter().any(|nic| nic.mac.eq_ignore_ascii_case(&to.mac)) {
             return Ok(false);
         }
-        let plan = Nic::from(to).plan()?;
-        if let Some(bridge) = services.bridges.bridge_to_make(&plan)? {
-            work.before(Action::Unplug { bridge, delete: true }).await?;
-        }
         // Kept until the guest's port is on the bridge.
-        let plugged = services.bridges.plug(&plan).await?;
+        let plugged = cards::plug(ctx, to, work).await?;
         let found = ResolvedBridge { bridge: plugged.bridge.clone(), ovs: None };
-        let mut nic = guest_spec::nic(to, &found, &self.rules(ctx, &guest))
+        let mut nic = guest_spec::nic(to, &found, &self.rules(ctx, &guest).await?)
             .map_err(|error| Fault::from_error(&error))?;
         if nic.rate.is_some() {
             let support = services.bridges.qdisc_support().await;
@@ -97,18 +94,6 @@ impl PlugNicCommand {
         }
         Ok(())
     }
-}
-
-/// Since QEMU 4.2 and libvirt 6.3.
-fn knows_packed(ctx: &Ctx) -> bool {
-    let status = ctx.services.hypervisor.status();
-    let status = status.borrow();
-    let Connection::Connected { libvirt_version, hypervisor_version, .. } = &status.connection else {
-        return false;
-    };
-    let parts =
-        |version: &str| -> Vec<u32> { version.split('.').map_while(|part| part.parse().ok()).collect() };
-    parts(libvirt_version) >= vec![6, 3] && parts(hypervisor_version) >= vec![4, 2]
 }
 
 impl Command for PlugNicCommand {

@@ -3,8 +3,8 @@
 //! The reference agent takes the card out and plugs a new one in, which takes a guest that reacts; here the
 //! card's port moves to the other bridge, and the guest keeps its card.
 
-use super::nic::Nic;
 use crate::commands::to::NicTo;
+use crate::commands::vm::launch::cards;
 use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply};
 use crate::hypervisor::Existence;
 use crate::journal::{Action, Work};
@@ -28,11 +28,7 @@ impl ReplugNicCommand {
         let nic = guest.interfaces.iter().find(|nic| nic.mac.eq_ignore_ascii_case(&to.mac));
         let nic = nic.filter(|nic| nic.kind == "bridge").ok_or_else(missing)?;
         let before = nic.source.clone().unwrap_or_default();
-        let plan = Nic::from(to).plan()?;
-        if let Some(bridge) = services.bridges.bridge_to_make(&plan)? {
-            work.before(Action::Unplug { bridge, delete: true }).await?;
-        }
-        let plugged = services.bridges.plug(&plan).await?;
+        let plugged = cards::plug(ctx, to, work).await?;
         if plugged.bridge == before {
             return Ok(());
         }

@@ -3,6 +3,8 @@
 use super::files;
 use crate::commands::to::{DiskTo, Echo, VolumeObject};
 use crate::commands::vm::guest_spec::{self, DiskRules, ResolvedDisk};
+use crate::commands::vm::launch::facts;
+use crate::commands::vm::launch::media::VolumeSecret;
 use crate::commands::{Claims, Ctx, Fault, Key, place};
 use crate::guest::DiskBus;
 use crate::guest::bus::Buses;
@@ -10,11 +12,9 @@ use crate::guest::disks::{self, Disk, DiskFormat, DiskSource};
 use crate::hypervisor::Detached;
 use crate::hypervisor::xml::{DiskDescription, DiskDevice, DomainDescription};
 use crate::journal::{Action, Work};
-use crate::storage::names::name_uuid;
 use crate::storage::qemu_img::ImageFormat;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use uuid::Uuid;
 
 /// More device numbers than any bus has places.
 const MOST: u32 = 1000;
@@ -56,9 +56,13 @@ async fn plug(
     let hypervisor = &ctx.services.hypervisor;
     let source = text(path)?;
     let running = hypervisor.running(guest).await?;
+    let secret = VolumeSecret::of(ctx, volume).await?;
     if with_source(&running, source).is_some() {
         // The passphrase may have got lost, and is needed when the guest migrates.
-        return define_secret(ctx, volume).await.map(drop);
+        if let Some(secret) = &secret {
+            secret.define(ctx, work).await?;
+        }
+        return Ok(());
     }
     files::not_in_use(ctx, path).await?;
     let facts = ctx.services.storage.volumes.inspect(path, format(volume)?).await?;
@@ -76,14 +80,13 @@ async fn plug(
             ImageFormat::Qcow2 => DiskFormat::Qcow2,
             ImageFormat::Raw => DiskFormat::Raw,
         },
-        secret: secret_id(volume).map(|uuid| uuid.to_string()),
+        secret: secret.as_ref().map(|secret| secret.uuid.to_string()),
         block_sizes: None,
     };
-    let mut disk = guest_spec::disk(to, number, &found, &rules(ctx, to, &running));
+    let disk = guest_spec::disk(to, number, &found, &rules(ctx, to, &running).await?);
     free(guest, &running, &disk)?;
-    if let Some(uuid) = secret_id(volume) {
-        work.before(Action::UndefineSecret { uuid: uuid.to_string() }).await?;
-        disk.encryption = define_secret(ctx, volume).await?.map(|uuid| uuid.to_string());
+    if let Some(secret) = &secret {
+        secret.define(ctx, work).await?;
     }
     work.before(Action::DetachDisk { guest: guest.to_owned(), source: source.to_owned() }).await?;
     hypervisor.attach_device(guest, &disks::disk(&disk).to_string()).await?;
@@ -122,7 +125,11 @@ async fn unplug(
              been merged. Try again when it is, or merge it with `virsh blockcommit {guest} {device} --active --pivot`"
         )));
     }
-    if let Some(uuid) = disk.and_then(|disk| disk.secret).or_else(|| secret_id(volume)) {
+    let secret = match disk.and_then(|disk| disk.secret) {
+        Some(uuid) => Some(uuid),
+        None => VolumeSecret::of(ctx, volume).await?.map(|secret| secret.uuid),
+    };
+    if let Some(uuid) = secret {
         work.after_commit(Action::UndefineSecret { uuid: uuid.to_string() }).await?;
     }
     let Some(disk) = disk else {
@@ -189,17 +196,16 @@ fn bus(guest: &DomainDescription) -> DiskBus {
     }
 }
 
-fn rules(ctx: &Ctx, to: &DiskTo, guest: &DomainDescription) -> DiskRules {
+async fn rules(ctx: &Ctx, to: &DiskTo, guest: &DomainDescription) -> Result<DiskRules, Fault> {
     let bus = bus(guest);
-    let io_uring = ctx.config().ok().and_then(|config| config.boolean("enable.io.uring"));
-    DiskRules {
+    let host = facts::gather(ctx, &*ctx.config()?).await;
+    Ok(DiskRules {
         buses: Buses { root: bus, data: bus, windows: false, uefi: None },
         iso_bus: bus,
         ide: true,
         iothread: to.details.contains_key("iothreads").then_some(1),
-        // Whether QEMU has it is not asked for here: without it nothing but speed is lost.
-        io_uring: io_uring.unwrap_or(false),
-    }
+        io_uring: host.io_uring,
+    })
 }
 
 /// Fails if the guest has another disk of that name.
@@ -211,36 +217,6 @@ fn free(guest: &str, running: &DomainDescription, disk: &Disk) -> Result<(), Fau
             other.source.as_deref().unwrap_or("an empty drive"),
             disk.label
         ))),
-    }
-}
-
-/// By which libvirt knows what a passphrase is for.
-fn consumer(volume: &VolumeObject) -> &str {
-    volume.path.as_deref().filter(|path| !path.is_empty()).unwrap_or(&volume.uuid)
-}
-
-/// The same on all hosts, so that guests can migrate. `None` if the volume is not encrypted.
-fn secret_id(volume: &VolumeObject) -> Option<Uuid> {
-    (!volume.passphrase.is_empty()).then(|| name_uuid(consumer(volume)))
-}
-
-/// Gives libvirt the passphrase. One that another agent has given it is replaced.
-async fn define_secret(ctx: &Ctx, volume: &VolumeObject) -> Result<Option<Uuid>, Fault> {
-    let Some(uuid) = secret_id(volume) else { return Ok(None) };
-    let (hypervisor, consumer) = (&ctx.services.hypervisor, consumer(volume));
-    let bytes = || volume.passphrase.bytes().to_vec();
-    match hypervisor.define_secret(uuid, consumer, bytes()).await {
-        Ok(()) => Ok(Some(uuid)),
-        Err(error)
-            if error.fault().is_some_and(|fault| fault.message.contains("already defined for use")) =>
-        {
-            let all = hypervisor.secrets().await?;
-            let known = all.into_iter().find(|(_, usage)| usage == consumer).map(|(uuid, _)| uuid);
-            let uuid = known.ok_or_else(|| Fault::from_error(&error))?;
-            hypervisor.define_secret(uuid, consumer, bytes()).await?;
-            Ok(Some(uuid))
-        }
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -10,11 +10,11 @@ mod guest_files;
 pub mod guest_spec;
 pub(super) mod launch;
 pub mod reboot;
+pub mod scale_vm;
 pub mod start;
 pub mod stop;
 #[cfg(test)]
 mod testing;
-pub mod scale_vm;
 
 use super::fault::{Fault, fault_from};
 use crate::hypervisor::HypervisorError;

@@ -258,7 +258,7 @@ fn packed(inputs: Inputs<'_>) -> bool {
     let Inputs { vm, host, .. } = inputs;
     let wanted =
         vm.detail("nic.packed.virtqueues.enabled").is_some_and(|text| text.eq_ignore_ascii_case("true"));
-    wanted && host.qemu_version >= 4_002_000 && host.libvirt_version >= 6_003_000
+    wanted && host.knows_packed_queues()
 }
 
 /// One network card on the bridge found for it.

@@ -61,6 +61,12 @@ pub struct HostFacts {
     pub uefi: UefiFiles,
 }
 
+impl HostFacts {
+    pub fn knows_packed_queues(&self) -> bool {
+        self.qemu_version >= 4_002_000 && self.libvirt_version >= 6_003_000
+    }
+}
+
 /// The values of `uefi.properties`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UefiFiles {

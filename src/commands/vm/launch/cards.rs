@@ -39,7 +39,8 @@ impl Cards {
     }
 }
 
-async fn plug(ctx: &Ctx, nic: &NicTo, work: &mut Work) -> Result<Plugged, Fault> {
+/// The bridge for one card, made if need be; `work` takes back what was made.
+pub(in crate::commands) async fn plug(ctx: &Ctx, nic: &NicTo, work: &mut Work) -> Result<Plugged, Fault> {
     let bridges = &ctx.services.bridges;
     let plan = Nic::from(nic).plan()?;
     let made = bridges.vnet_bridge(&plan)?;

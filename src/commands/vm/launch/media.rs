@@ -34,13 +34,42 @@ pub(in crate::commands) struct Media {
 
 /// A passphrase as libvirt is to know it.
 #[derive(Debug)]
-struct VolumeSecret {
-    uuid: Uuid,
+pub(in crate::commands) struct VolumeSecret {
+    pub uuid: Uuid,
     /// What libvirt is told that it is for: the path of the volume as it is on the wire.
     usage: String,
     value: Passphrase,
     /// libvirt has one for that volume already.
     known: bool,
+}
+
+impl VolumeSecret {
+    /// `None` if the volume is not encrypted.
+    pub(in crate::commands) async fn of(
+        ctx: &Ctx,
+        volume: &VolumeObject,
+    ) -> Result<Option<VolumeSecret>, Fault> {
+        if volume.passphrase.is_empty() {
+            return Ok(None);
+        }
+        let usage =
+            volume.path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| volume.uuid.clone());
+        let known = ctx.services.hypervisor.secrets().await?;
+        // libvirt has one secret for a volume, whatever its id.
+        let known = known.into_iter().find(|(_, of)| *of == usage).map(|(uuid, _)| uuid);
+        // The same on every host.
+        let uuid = known.unwrap_or_else(|| name_uuid(&usage));
+        Ok(Some(VolumeSecret { uuid, usage, value: volume.passphrase.clone(), known: known.is_some() }))
+    }
+
+    /// Tells libvirt the passphrase; `work` takes it back if libvirt did not have one.
+    pub(in crate::commands) async fn define(&self, ctx: &Ctx, work: &mut Work) -> Result<(), Fault> {
+        let VolumeSecret { uuid, usage, value, known } = self;
+        if !known {
+            work.before(Action::UndefineSecret { uuid: uuid.to_string() }).await?;
+        }
+        Ok(ctx.services.hypervisor.define_secret(*uuid, usage, value.bytes().to_vec()).await?)
+    }
 }
 
 impl Media {
@@ -89,23 +118,11 @@ impl Media {
         {
             tracing::warn!(volume = %path.display(), "Its backing file may have no format: {}", crate::errors::chain(&error));
         }
-        let secret = if volume.passphrase.is_empty() { None } else { Some(self.secret(ctx, volume).await?) };
+        let secret = VolumeSecret::of(ctx, volume).await?;
+        let id = secret.as_ref().map(|secret| secret.uuid.to_string());
+        self.secrets.extend(secret);
         let format = if format == ImageFormat::Qcow2 { DiskFormat::Qcow2 } else { DiskFormat::Raw };
-        Ok(ResolvedDisk { source: source(&path), format, secret, block_sizes: None })
-    }
-
-    /// Gives the id of the volume's secret.
-    async fn secret(&mut self, ctx: &Ctx, volume: &VolumeObject) -> Result<String, Fault> {
-        let usage =
-            volume.path.clone().filter(|path| !path.is_empty()).unwrap_or_else(|| volume.uuid.clone());
-        let known = ctx.services.hypervisor.secrets().await?;
-        // libvirt has one secret for a volume, whatever its id.
-        let known = known.into_iter().find(|(_, of)| *of == usage).map(|(uuid, _)| uuid);
-        // The same on every host.
-        let uuid = known.unwrap_or_else(|| name_uuid(&usage));
-        let (known, value) = (known.is_some(), volume.passphrase.clone());
-        self.secrets.push(VolumeSecret { uuid, usage, value, known });
-        Ok(uuid.to_string())
+        Ok(ResolvedDisk { source: source(&path), format, secret: id, block_sizes: None })
     }
 
     async fn disc(
@@ -138,11 +155,8 @@ impl Media {
 
     /// Tells libvirt the passphrases; `work` takes back those that it did not have.
     pub(in crate::commands) async fn define_secrets(&self, ctx: &Ctx, work: &mut Work) -> Result<(), Fault> {
-        for VolumeSecret { uuid, usage, value, known } in &self.secrets {
-            if !known {
-                work.before(Action::UndefineSecret { uuid: uuid.to_string() }).await?;
-            }
-            ctx.services.hypervisor.define_secret(*uuid, usage, value.bytes().to_vec()).await?;
+        for secret in &self.secrets {
+            secret.define(ctx, work).await?;
         }
         Ok(())
     }
