@@ -32,11 +32,13 @@ registry! {
     "com.cloud.agent.api.HandleConfigDriveIsoCommand" => storage::handle_config_drive_iso::HandleConfigDriveIsoCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.MaintainCommand" => agent::maintain::MaintainCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.MigrateAgentConnectionCommand" => agent::migrate_connection::MigrateAgentConnectionCommand, Agent, Inline, Support::Done;
+    "com.cloud.agent.api.MigrateCommand" => vm::moving::migrate::MigrateCommand, Vm, Pool, Support::Partial("not for guests with GPUs or DPDK ports");
     "com.cloud.agent.api.ModifySshKeysCommand" => host::modify_ssh_keys::ModifySshKeysCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.ModifyStoragePoolCommand" => storage::modify_storage_pool::ModifyStoragePoolCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.NetworkUsageCommand" => network::network_usage::NetworkUsageCommand, Network, Pool, Support::Done;
     "com.cloud.agent.api.PingTestCommand" => host::ping_test::PingTestCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.PlugNicCommand" => network::plug_nic::PlugNicCommand, Network, Pool, Support::Partial("without security groups");
+    "com.cloud.agent.api.PrepareForMigrationCommand" => vm::moving::prepare_for_migration::PrepareForMigrationCommand, Vm, Pool, Support::Partial("not for guests with DPDK ports");
     "com.cloud.agent.api.PropagateResourceEventCommand" => agent::propagate_resource_event::PropagateResourceEventCommand, Agent, Inline, Support::Refused("servers send it to each other, never to a host");
     "com.cloud.agent.api.ReadyCommand" => agent::ready::ReadyCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.RebootCommand" => vm::reboot::RebootCommand, Vm, Pool, Support::Done;

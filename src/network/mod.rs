@@ -15,6 +15,7 @@
 
 mod control;
 mod error;
+mod expected;
 mod ip;
 mod limits;
 mod links;
@@ -23,9 +24,11 @@ mod plan;
 mod vnet;
 
 pub use error::NetworkError;
+pub use expected::Ticket;
 pub use limits::QdiscSupport;
 pub use plan::{Broadcast, NicPlan, Plugged, Traffic, Unplugged};
 
+use expected::Expected;
 use links::Links;
 use names::{Made, Tag, Vnet};
 use std::collections::BTreeMap;
@@ -84,6 +87,7 @@ struct Inner {
     links: Links,
     /// Held while bridges are looked at to be used, made or removed.
     leases: Mutex<Leases>,
+    expected: std::sync::Mutex<Expected>,
     qdiscs: OnceCell<QdiscSupport>,
 }
 
@@ -116,8 +120,8 @@ enum Place {
 impl Bridges {
     pub fn new(settings: Settings) -> Bridges {
         let links = Links::new(settings.root.clone());
-        let (leases, qdiscs) = (Mutex::default(), OnceCell::new());
-        Bridges(Arc::new(Inner { settings, links, leases, qdiscs }))
+        let (leases, expected, qdiscs) = (Mutex::default(), Default::default(), OnceCell::new());
+        Bridges(Arc::new(Inner { settings, links, leases, expected, qdiscs }))
     }
 
     /// Gives the bridge for a network card, and makes it first if it is one of a network id.

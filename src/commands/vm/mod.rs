@@ -9,6 +9,7 @@ pub mod get_vnc_port;
 mod guest_files;
 pub mod guest_spec;
 pub(super) mod launch;
+pub mod moving;
 pub mod reboot;
 pub mod scale_vm;
 pub mod start;

@@ -120,7 +120,7 @@ keys! {
     "vm.watchdog.action": Text "4.19" Live = "none", "What happens to a guest when its watchdog fires.";
     "vm.video.hardware": Text "4.19" Live, "Model of the guests' video card.";
     "vm.video.ram": Integer "4.19" Live = "0", "KiB of video memory of guests, 0 for the model's default.";
-    "vm.migrate.speed": Integer "4.19" Live = "-1", "Bandwidth of migrations in Mbit/s, -1 for that of the guest's network.";
+    "vm.migrate.speed": Integer "4.19" Live = "-1", "Bandwidth of migrations in MiB/s, below 1 for no limit.";
     "vm.migrate.downtime": Integer "4.19" Live = "-1", "Milliseconds that a migrating guest may stand still, below 1 for the hypervisor's default.";
     "vm.migrate.pauseafter": Integer "4.19" Live = "-1", "Milliseconds after which a migrating guest is paused, below 1 for never.";
     "vm.migrate.wait": Integer "4.19" Live = "-1", "Seconds that a migration may take, below 1 for no limit, set by the management server.";

@@ -256,11 +256,9 @@ impl Pools {
     /// Mounts a directory of secondary storage by its URL, such as `nfs://host/export/template/tmpl/1/2`.
     pub async fn secondary(&self, url: &str) -> Result<Secondary, PoolError> {
         let (host, directory) = reference::secondary(url)?;
-        // As every agent computes it, so that guests with an ISO image can migrate.
-        let uuid = name_uuid(&format!("{host}{directory}"));
         let wanted = Wanted {
             export: Export::new(&host, &directory, &[])?,
-            target: self.mount_root().join(uuid.to_string()),
+            target: self.secondary_target(&host, &directory),
             patience: Patience::Soft,
         };
         Ok(Secondary { mount: self.mounts.acquire(wanted).await? })
@@ -284,6 +282,17 @@ impl Pools {
         }
         let wanted = Wanted { export, target, patience: Patience::Soft };
         Ok(self.mounts.acquire(wanted).await?.release().await?)
+    }
+
+    /// Where [`Pools::secondary`] mounts a directory, on this host and on all with the same settings.
+    pub fn secondary_path(&self, url: &str) -> Result<PathBuf, PoolError> {
+        let (host, directory) = reference::secondary(url)?;
+        Ok(self.secondary_target(&host, &directory))
+    }
+
+    /// As every agent computes it, so that guests with an ISO image can migrate.
+    fn secondary_target(&self, host: &str, directory: &str) -> PathBuf {
+        self.mount_root().join(name_uuid(&format!("{host}{directory}")).to_string())
     }
 
     fn mount_root(&self) -> PathBuf {

@@ -38,6 +38,8 @@ pub struct Cage {
     _holder: Child,
     init: Pid,
     libvirtd: Mutex<Option<Child>>,
+    /// Of libvirtd's command line.
+    options: &'static [&'static str],
 }
 
 impl Cage {
@@ -68,12 +70,26 @@ impl Cage {
             return Err(format!("namespaces cannot be made here: {}", error.trim()));
         }
         let init = only_child(holder.id())?;
-        Ok(Cage { _holder: holder, init, libvirtd: Mutex::default() })
+        Ok(Cage { _holder: holder, init, libvirtd: Mutex::default(), options: &[] })
     }
 
     /// A cage whose libvirtd answers.
     pub fn with_libvirtd() -> Result<Cage, String> {
-        let cage = Cage::new(Kvm::Absent)?;
+        Cage::new(Kvm::Absent)?.started()
+    }
+
+    /// The same for a libvirtd to which others may send guests.
+    pub fn open_to_others() -> Result<Cage, String> {
+        let mut cage = Cage::new(Kvm::Absent)?;
+        let mut settings =
+            File::options().append(true).open(cage.file("/etc/libvirt/libvirtd.conf")).unwrap();
+        writeln!(settings, "listen_tls = 0\nlisten_tcp = 1\nauth_tcp = \"none\"").unwrap();
+        cage.options = &["--listen"];
+        cage.started()
+    }
+
+    fn started(self) -> Result<Cage, String> {
+        let cage = self;
         cage.enter();
         runtime().block_on(async {
             cage.start_libvirtd();
@@ -85,7 +101,7 @@ impl Cage {
     }
 
     /// Moves this thread in: its sockets are the cage's, and so are its children.
-    fn enter(&self) {
+    pub fn enter(&self) {
         for (name, kind) in
             [("net", LinkNameSpaceType::Network), ("pid_for_children", LinkNameSpaceType::ProcessID)]
         {
@@ -105,11 +121,19 @@ impl Cage {
         runtime().block_on(test(self));
     }
 
-    /// What to put before a command line so that it sees the cage's files. The process keeps its id.
+    /// The process that holds the cage's namespaces.
+    pub fn init(&self) -> String {
+        self.init.as_raw_nonzero().to_string()
+    }
+
+    /// What to put before a command line so that it sees the cage's files and network. The process keeps
+    /// its id.
     pub fn launcher(&self) -> Vec<String> {
+        let namespaces = format!("/proc/{}/ns", self.init());
         vec![
             "nsenter".to_owned(),
-            format!("--mount=/proc/{}/ns/mnt", self.init.as_raw_nonzero()),
+            format!("--mount={namespaces}/mnt"),
+            format!("--net={namespaces}/net"),
             "--".to_owned(),
         ]
     }
@@ -131,6 +155,7 @@ impl Cage {
         command
             .args(&launcher[1..])
             .arg(find("libvirtd").unwrap())
+            .args(self.options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
@@ -231,7 +256,7 @@ impl Drop for Cage {
 }
 
 /// Without threads of its own: a thread that gives its children to a cage cannot start any.
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 

@@ -17,6 +17,7 @@ pub mod cage;
 pub mod edge;
 pub mod guest;
 pub mod host;
+pub mod pair;
 
 use cage::Cage;
 use std::io::Write;
