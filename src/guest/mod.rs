@@ -16,6 +16,7 @@ pub mod devices;
 pub mod disks;
 pub mod domain_xml;
 pub mod extra_config;
+pub mod moved;
 pub mod nics;
 pub mod spec;
 

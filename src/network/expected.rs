@@ -83,7 +83,6 @@ impl Bridges {
 mod tests {
     use super::super::testing::{Net, in_own_network, skip};
     use super::super::{Broadcast, NicPlan, Traffic, Unplugged};
-    use super::*;
 
     const BRIDGE: &str = "brvx-5000";
 

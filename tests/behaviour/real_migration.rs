@@ -9,6 +9,8 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 const BRIDGE: &str = "brvx-5000";
+const OWN: &str = "<target dev='vda' bus='virtio'/>";
+const SHARED: &str = "<target dev='vda' bus='virtio'/><readonly/>";
 
 /// `NicTO` in a VXLAN.
 fn nic(guest: &Guest<'_>, label: &str) -> Value {
@@ -21,7 +23,7 @@ fn nic(guest: &Guest<'_>, label: &str) -> Value {
 fn vm(guest: &Guest<'_>, nics: &[Value]) -> Value {
     json!({"id": 7, "name": guest.name, "state": "Migrating", "type": "User", "cpus": 1, "minSpeed": 500, "maxSpeed": 500,
         "minRam": 16 << 20, "maxRam": 16 << 20, "arch": "x86_64", "os": "Other Linux (64-bit)", "bootArgs": "",
-        "vncPassword": "moved-and-long", "params": {}, "uuid": Uuid::new_v4(), "disks": [], "nics": nics})
+        "vncPassword": "moved-and-long", "params": {}, "uuid": Uuid::new_v4().to_string(), "disks": [], "nics": nics})
 }
 
 fn migrate(guest: &Guest<'_>, to: &Side<'_>) -> Value {
@@ -35,8 +37,16 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A guest that runs on `side`, in the VXLAN if there is its bridge, else without a network.
-async fn running<'a>(side: &Side<'a>, directory: &Path, network: bool) -> Guest<'a> {
+/// What a guest that runs here is to have.
+#[derive(Default)]
+struct Wish {
+    /// A card in the VXLAN, whose bridge is there.
+    network: bool,
+    /// A disk that libvirt takes for shared: where it is read only that takes no shared file system.
+    shared: bool,
+}
+
+async fn running<'a>(side: &Side<'a>, directory: &Path, wish: Wish) -> Guest<'a> {
     let guest = Guest::new(side.cage, directory).await;
     let own = format!(
         "<interface type='ethernet'><mac address='{}'/><target dev='{}'/><model type='rtl8139'/></interface>",
@@ -48,7 +58,8 @@ async fn running<'a>(side: &Side<'a>, directory: &Path, network: bool) -> Guest<
     );
     let xml = guest
         .xml()
-        .replace(&own, if network { &bridged } else { "" })
+        .replace(&own, if wish.network { &bridged } else { "" })
+        .replace("<target dev='vda' bus='virtio'/>", if wish.shared { SHARED } else { OWN })
         .replace("type='qcow2'/>", "type='qcow2' cache='none'/>")
         .replace("listen='127.0.0.1'", "passwd='old' listen='127.0.0.1'");
     let file = format!("/run/{}.xml", guest.name);
@@ -80,7 +91,7 @@ fn a_guest_moves_with_its_network() {
     with_two_hosts(&[], async |here, there| {
         let directory = tempfile::tempdir().unwrap();
         here.host.good("SetupPersistentNetworkCommand", json!({"nic": probe()})).await;
-        let guest = running(here, directory.path(), true).await;
+        let guest = running(here, directory.path(), Wish { network: true, shared: true }).await;
         let name = guest.name.as_str();
         let cards = vm(&guest, &[nic(&guest, WIRE)]);
         let answer =
@@ -123,11 +134,18 @@ fn a_guest_that_cannot_move_stays_as_it_was() {
     with_two_hosts(&[], async |here, there| {
         let directory = tempfile::tempdir().unwrap();
         here.host.good("SetupPersistentNetworkCommand", json!({"nic": probe()})).await;
-        let guest = running(here, directory.path(), true).await;
+        let guest = running(here, directory.path(), Wish { network: true, ..Wish::default() }).await;
         let name = guest.name.as_str();
+        let copy = directory.path().join("copy");
+        image(there, &copy, "4M").await;
+        let mut command = migrate(&guest, there);
+        let info = copied(&guest.disk, &copy);
+        command["migrateStorage"] = json!({text(&guest.disk): info});
+        command["migrateDiskInfoList"] = json!([info]);
         here.cage.virsh(&["snapshot-create-as", name, "kept"]).await;
         // Nobody has prepared the destination.
-        let told = refused(here, "MigrateCommand", migrate(&guest, there), "MigrateAnswer").await;
+        let told = refused(here, "MigrateCommand", command, "MigrateAnswer").await;
+        assert!(guest.disk.exists());
         assert!(told.contains("stays here") && told.contains(BRIDGE), "{told}");
         assert_eq!(here.state(name).await.as_deref(), Some("running"));
         assert_eq!(there.state(name).await, None);
@@ -171,7 +189,7 @@ async fn image(side: &Side<'_>, path: &Path, size: &str) {
 fn a_disk_moves_with_its_guest() {
     with_two_hosts(&[], async |here, there| {
         let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let guest = running(here, directory.path(), false).await;
+        let guest = running(here, directory.path(), Wish::default()).await;
         let copy = other.path().join("copy");
         image(there, &copy, "4M").await;
         let info = copied(&guest.disk, &copy);
@@ -194,10 +212,11 @@ fn a_disk_moves_with_its_guest() {
 
 #[test]
 fn a_migration_that_takes_too_long_is_ended() {
-    let lines = [("vm.migrate.wait", "3"), ("vm.migrate.speed", "1"), ("vm.migrate.pauseafter", "1000")];
+    let lines = [("vm.migrate.speed", "1"), ("vm.migrate.pauseafter", "1000")];
     with_two_hosts(&lines, async |here, there| {
         let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let guest = running(here, directory.path(), false).await;
+        let guest = running(here, directory.path(), Wish { shared: true, ..Wish::default() }).await;
+        here.host.good("SetHostParamsCommand", json!({"params": {"migratewait": "3"}})).await;
         let (large, copy) = (directory.path().join("large"), other.path().join("large"));
         // Random bytes are not sent any faster.
         let fill = format!(

@@ -45,5 +45,5 @@ fn is_to_go(guest: &Guest, moved: &MovedDisk, infos: &[MigrateDiskInfo]) -> bool
     });
     let is_file =
         guest.description.disks.iter().any(|disk| disk.target == moved.device && disk.kind == DiskKind::File);
-    named && is_file && moved.old.starts_with('/') && !moved.new.is_at(&moved.old)
+    named && is_file && moved.old.starts_with('/') && moved.new.path != moved.old
 }

@@ -1,7 +1,6 @@
 //! `com.cloud.agent.api.MigrateCommand`: sends a running guest to another host, with its disks if the
 //! hosts have no storage in common.
 
-use super::changes::{self, Changes};
 use super::journey::{self, Timetable};
 use super::move_storage::{self, MigrateDiskInfo, MovedDisk};
 use super::{departure, discs};
@@ -9,6 +8,7 @@ use crate::commands::to::{Data, VirtualMachineTo};
 use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply};
 use crate::config::Config;
 use crate::errors::chain;
+use crate::guest::moved::{self, Changes};
 use crate::host::secured::SecuredProbe;
 use crate::hypervisor::xml::DiskDevice;
 use crate::hypervisor::{DiskCopy, DomainState, Flavour, Guest, Migration, Passwords, PowerState};
@@ -16,7 +16,6 @@ use crate::journal::{Action, Work};
 use crate::wire::lenient;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -100,7 +99,7 @@ impl MigrateCommand {
         ctx: &Ctx,
         config: &Config,
         guest: &Guest,
-        moved: &[MovedDisk],
+        disks: &[MovedDisk],
     ) -> Result<Migration, Fault> {
         let destination = self.destination()?;
         let host = match destination {
@@ -111,13 +110,18 @@ impl MigrateCommand {
         let document = ctx.services.hypervisor.domain_xml(name, Flavour::Migratable).await?;
         let document = document.ok_or_else(|| Fault::new(format!("Guest {name} has just ended")))?;
         let changes = Changes {
-            listen: Some(destination),
-            password: self.vm.as_ref().map(|vm| vm.vnc_password.expose()).filter(|text| !text.is_empty()),
+            listen: Some(destination.to_string()),
+            password: self
+                .vm
+                .as_ref()
+                .map(|vm| &vm.vnc_password)
+                .filter(|password| !password.expose().is_empty()),
             shares: u64::try_from(self.new_vm_cpu_shares).ok().filter(|shares| *shares > 0),
             discs: self.discs(ctx, guest).await,
-            disks: moved.iter().map(|disk| (disk.device.clone(), disk.new.clone())).collect(),
+            disks: disks.iter().map(|disk| (disk.device.clone(), disk.new.clone())).collect(),
         };
-        let copy = match (moved.is_empty(), self.migrate_non_shared_inc && !self.migrate_storage_managed) {
+        let document = moved::apply(&document, &changes).map_err(|error| Fault::from_error(&error))?;
+        let copy = match (disks.is_empty(), self.migrate_non_shared_inc && !self.migrate_storage_managed) {
             (true, _) => DiskCopy::Shared,
             (false, true) => DiskCopy::Incremental,
             (false, false) => DiskCopy::Full,
@@ -126,10 +130,10 @@ impl MigrateCommand {
         let speed = config.number("vm.migrate.speed").and_then(|speed| u64::try_from(speed).ok());
         Ok(Migration {
             destination: format!("qemu+{transport}://{host}/system"),
-            xml: Some(changes::apply(&document, &changes)?),
+            xml: Some(document),
             uri: Some(format!("tcp://{host}")),
             bandwidth: speed.unwrap_or(0),
-            disks: moved.iter().map(|disk| disk.device.clone()).collect(),
+            disks: disks.iter().map(|disk| disk.device.clone()).collect(),
             copy,
             compressed: true,
             auto_converge: self.auto_convergence,
@@ -138,7 +142,7 @@ impl MigrateCommand {
     }
 
     /// Images in CD-ROM drives that the destination has at another place.
-    async fn discs(&self, ctx: &Ctx, guest: &Guest) -> Vec<(String, PathBuf)> {
+    async fn discs(&self, ctx: &Ctx, guest: &Guest) -> Vec<(String, String)> {
         let Some(vm) = &self.vm else { return Vec::new() };
         let is_drive = |path: &str| path.contains("configdrive");
         let mut changed = Vec::new();
@@ -158,7 +162,7 @@ impl MigrateCommand {
             });
             if let Some((target, source)) = inserted.filter(|(_, source)| disc.path.as_os_str() != *source) {
                 tracing::info!(guest = self.vm_name, from = source, to = %disc.path.display(), "The image of a CD-ROM drive is elsewhere on the destination");
-                changed.push((target.clone(), disc.path));
+                changed.push((target.clone(), disc.path.to_string_lossy().into_owned()));
             }
         }
         changed

@@ -13,7 +13,6 @@
 //! Until libvirt says that the guest runs there, nothing of the source is given up.
 
 mod arrival;
-mod changes;
 mod departure;
 mod discs;
 mod journey;

@@ -1,12 +1,11 @@
-//! Disks that move together with their guest: `MigrateCommand.MigrateDiskInfo`, and what becomes of a
-//! `<disk>` by it.
+//! Disks that move together with their guest: `MigrateCommand.MigrateDiskInfo`.
 
-use super::changes::replace;
 use crate::commands::Fault;
+use crate::guest::disks::DiskFormat;
+use crate::guest::moved::NewPlace;
 use crate::hypervisor::xml::{DiskDescription, DiskDevice};
 use crate::storage::names::name_uuid;
 use crate::wire::lenient;
-use crate::xml::Element;
 use std::collections::BTreeMap;
 
 /// Where a disk is to be on the destination; the file or device exists there.
@@ -32,72 +31,37 @@ pub struct MigrateDiskInfo {
     pub is_source_disk_on_storage_file_system: bool,
 }
 
-/// Where a disk is copied to, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NewPlace {
-    /// `file` or `block`.
-    kind: &'static str,
-    /// `file` or `dev`.
-    attribute: &'static str,
-    path: String,
-    /// Only of storage that the hypervisor manages itself.
-    format: Option<&'static str>,
-}
-
-impl NewPlace {
-    fn new(info: &MigrateDiskInfo, managed: bool) -> Result<NewPlace, Fault> {
-        let path = info.source_text.clone();
+impl MigrateDiskInfo {
+    fn place(&self, managed: bool) -> Result<NewPlace, Fault> {
+        let path = self.source_text.clone();
         let odd = |what: &str, value: &str| {
             let value: String = value.chars().take(200).collect();
             Fault::new(format!("A disk cannot be migrated to {what} {value:?}"))
         };
-        if !path.starts_with('/')
-            || path.contains(char::is_control)
-            || path.split('/').any(|part| part == "..")
-        {
+        let sound = path.starts_with('/')
+            && !path.contains(char::is_control)
+            && !path.split('/').any(|part| part == "..");
+        if !sound {
             return Err(odd("the path", &path));
         }
-        let one_of = |text: &str, words: [&'static str; 2]| {
-            words.into_iter().find(|word| word.eq_ignore_ascii_case(text))
+        // Whether `text` is the second of two words.
+        let second = |what: &str, text: &str, words: [&str; 2]| {
+            let at = words.iter().position(|word| word.eq_ignore_ascii_case(text));
+            at.map(|at| at == 1).ok_or_else(|| odd(what, text))
         };
-        let kind =
-            one_of(&info.disk_type, ["file", "block"]).ok_or_else(|| odd("the type", &info.disk_type))?;
-        let attribute =
-            one_of(&info.source, ["file", "dev"]).ok_or_else(|| odd("the source", &info.source))?;
-        let format = one_of(&info.driver_type, ["qcow2", "raw"]).filter(|_| managed);
-        Ok(NewPlace { kind, attribute, path, format })
-    }
-
-    pub(super) fn is_at(&self, path: &str) -> bool {
-        self.path == path
-    }
-
-    /// Makes the disk one at this place. Its chain of images is left to libvirt to find out: what the
-    /// source has below its images says nothing of the destination.
-    pub(super) fn put_into(&self, disk: &mut Element) {
-        disk.set("type", self.kind);
-        let mut source = Element::new("source").with(self.attribute, &self.path);
-        let old = disk.at("source").and_then(|old| old.at("encryption")).cloned();
-        source.children.extend(old.map(|encryption| self.encrypted(encryption)));
-        replace(disk, source);
-        disk.children.retain(|child| child.name != "backingStore");
-        if let Some(format) = self.format {
-            disk.children.retain(|child| child.name != "auth");
-            if let Some(driver) = disk.at_mut("driver") {
-                driver.set("type", format);
-            }
-        }
-        if let Some(encryption) = disk.at_mut("encryption") {
-            *encryption = self.encrypted(std::mem::take(encryption));
-        }
-    }
-
-    /// The destination's secret has a name of its own.
-    fn encrypted(&self, mut encryption: Element) -> Element {
-        if let Some(secret) = encryption.at_mut("secret") {
-            secret.set("uuid", name_uuid(last(&self.path)));
-        }
-        encryption
+        let format = match second("the format", &self.driver_type, ["QCOW2", "RAW"]) {
+            _ if !managed => None,
+            Ok(raw) => Some(if raw { DiskFormat::Raw } else { DiskFormat::Qcow2 }),
+            Err(fault) => return Err(fault),
+        };
+        Ok(NewPlace {
+            block: second("the type", &self.disk_type, ["FILE", "BLOCK"])?,
+            device: second("the source", &self.source, ["FILE", "DEV"])?,
+            // As the destination was told to name it.
+            secret: name_uuid(last(&path)).to_string(),
+            path,
+            format,
+        })
     }
 }
 
@@ -106,7 +70,7 @@ impl NewPlace {
 pub(super) struct MovedDisk {
     /// Target device.
     pub device: String,
-    /// Its file on this host.
+    /// Its place on this host.
     pub old: String,
     pub new: NewPlace,
 }
@@ -123,10 +87,9 @@ pub(super) fn moved(
         let found = disks.iter().filter(|disk| disk.device == DiskDevice::Disk).find_map(|disk| {
             disk.source.as_deref().filter(|source| named(source)).map(|source| (disk, source))
         });
-        let (disk, source) =
-            found.ok_or_else(|| Fault::new(format!("The guest has no disk {key} that could be migrated")))?;
-        let new = NewPlace::new(info, managed)?;
-        Ok(MovedDisk { device: disk.target.clone(), old: source.to_owned(), new })
+        let missing = || Fault::new(format!("The guest has no disk {key} that could be migrated"));
+        let (disk, source) = found.ok_or_else(missing)?;
+        Ok(MovedDisk { device: disk.target.clone(), old: source.to_owned(), new: info.place(managed)? })
     };
     wanted.iter().map(find).collect()
 }
