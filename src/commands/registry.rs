@@ -24,12 +24,17 @@ pub const UNSUPPORTED_ANSWER: &str = "com.cloud.agent.api.UnsupportedAnswer";
 pub trait Command: DeserializeOwned + Send + 'static {
     /// The answer's own fields, without `result`, `details` and the common tail.
     type Answer: Serialize + Send;
-    /// Fully qualified class of the answer, also when the command fails.
+    /// Fully qualified class of the answer.
     const ANSWER: &'static str = PLAIN_ANSWER;
 
     /// The class of the answer to this very command, where it is not always the same.
     fn answer_class(&self) -> &'static str {
         Self::ANSWER
+    }
+
+    /// The class when the handler fails: another one only for servers that tell a failure by the class.
+    fn failure_class(&self) -> &'static str {
+        self.answer_class()
     }
 
     /// What must not be touched, or not be changed, by others meanwhile. Commands whose claims conflict
@@ -217,10 +222,10 @@ impl<C: Command> Call for Typed<C> {
 
     fn run(self: Box<Self>, ctx: Ctx) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
         Box::pin(async move {
-            let class = self.0.answer_class();
+            let (class, failure) = (self.0.answer_class(), self.0.failure_class());
             match self.0.handle(ctx).await {
                 Ok(reply) => Answer::of(class, &reply),
-                Err(fault) => Answer::failed(class, &fault),
+                Err(fault) => Answer::failed(failure, &fault),
             }
         })
     }

@@ -10,9 +10,11 @@ use crate::wire::classes::{self, Kind};
 registry! {
     "com.cloud.agent.api.AgentControlCommand" => agent::agent_control::AgentControlCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.AttachIsoCommand" => storage::attach_iso::AttachIsoCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.CheckConvertInstanceCommand" => host::check_convert_instance::CheckConvertInstanceCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.CheckHealthCommand" => host::check_health::CheckHealthCommand, Host, Inline, Support::Done;
     "com.cloud.agent.api.CheckNetworkCommand" => host::check_network::CheckNetworkCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.CheckOnHostCommand" => host::check_on_host::CheckOnHostCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.CheckVMActivityOnStoragePoolCommand" => host::check_vm_activity_on_storage_pool::CheckVMActivityOnStoragePoolCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.CheckVirtualMachineCommand" => vm::check_virtual_machine::CheckVirtualMachineCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.CheckVolumeCommand" => storage::check_volume::CheckVolumeCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.CleanupNetworkRulesCmd" => host::cleanup_network_rules::CleanupNetworkRulesCmd, Host, Inline, Support::Done;
@@ -20,7 +22,9 @@ registry! {
     "com.cloud.agent.api.CreateStoragePoolCommand" => storage::create_storage_pool::CreateStoragePoolCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.DeleteStoragePoolCommand" => storage::delete_storage_pool::DeleteStoragePoolCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.GetHostStatsCommand" => host::get_host_stats::GetHostStatsCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.GetRemoteVmsCommand" => vm::unmanaged::get_remote_vms::GetRemoteVmsCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetStorageStatsCommand" => storage::get_storage_stats::GetStorageStatsCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.GetUnmanagedInstancesCommand" => vm::unmanaged::get_unmanaged_instances::GetUnmanagedInstancesCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetVmDiskStatsCommand" => vm::get_vm_disk_stats::GetVmDiskStatsCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetVmIpAddressCommand" => vm::get_vm_ip_address::GetVmIpAddressCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetVmNetworkStatsCommand" => vm::get_vm_network_stats::GetVmNetworkStatsCommand, Vm, Pool, Support::Done;
@@ -39,6 +43,7 @@ registry! {
     "com.cloud.agent.api.PingTestCommand" => host::ping_test::PingTestCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.PlugNicCommand" => network::plug_nic::PlugNicCommand, Network, Pool, Support::Partial("without security groups");
     "com.cloud.agent.api.PrepareForMigrationCommand" => vm::moving::prepare_for_migration::PrepareForMigrationCommand, Vm, Pool, Support::Partial("not for guests with DPDK ports");
+    "com.cloud.agent.api.PrepareUnmanageVMInstanceCommand" => vm::unmanaged::prepare_unmanage_vm_instance::PrepareUnmanageVmInstanceCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.PropagateResourceEventCommand" => agent::propagate_resource_event::PropagateResourceEventCommand, Agent, Inline, Support::Refused("servers send it to each other, never to a host");
     "com.cloud.agent.api.ReadyCommand" => agent::ready::ReadyCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.RebootCommand" => vm::reboot::RebootCommand, Vm, Pool, Support::Done;
@@ -51,6 +56,7 @@ registry! {
     "com.cloud.agent.api.StartCommand" => vm::start::StartCommand, Vm, Pool, Support::Partial("without security groups, Open vSwitch, managed storage and the check for disk activity");
     "com.cloud.agent.api.StopCommand" => vm::stop::StopCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.UnPlugNicCommand" => network::un_plug_nic::UnPlugNicCommand, Network, Pool, Support::Partial("without security groups");
+    "com.cloud.agent.api.UnmanageInstanceCommand" => vm::unmanaged::unmanage_instance::UnmanageInstanceCommand, Vm, Pool, Support::Partial("running guests, not stopped ones");
     "com.cloud.agent.api.UpdateHostPasswordCommand" => host::update_host_password::UpdateHostPasswordCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.storage.CheckAndRepairVolumeCommand" => storage::check_and_repair_volume::CheckAndRepairVolumeCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.storage.CheckStorageAvailabilityCommand" => storage::check_storage_availability::CheckStorageAvailabilityCommand, Storage, Pool, Support::Done;

@@ -34,6 +34,8 @@ struct Parts<'a> {
     lines: String,
     faults: Faults,
     mounts: Option<Mounts>,
+    /// Where its network is; without, it sees only the devices that a test puts below its directory.
+    network: Option<Settings>,
     /// Directory of the pool; the usual one is below that of agent.properties.
     pool: Option<&'a Path>,
 }
@@ -70,6 +72,14 @@ impl Bench {
             std::fs::write(&file, xml).unwrap();
             format!("test://{}", file.display())
         });
+        bench.ctx.services.hypervisor.connected().await;
+        bench
+    }
+
+    /// A host with a real network, whose work in steps fails where the test wants it to.
+    pub async fn with_network_and_faults(network: Settings, faults: Faults) -> Bench {
+        let parts = Parts { network: Some(network), faults, ..Parts::default() };
+        let bench = Bench::start_with(parts, |_| "test:///default".into());
         bench.ctx.services.hypervisor.connected().await;
         bench
     }
@@ -150,8 +160,8 @@ impl Bench {
                 Storage::with(config.clone(), hypervisor.clone(), mounts, images, disks)
             }
         };
-        // Sees only the devices that a test puts below its directory.
-        let bridges = Bridges::new(Settings { root: directory.path().to_owned(), ..Settings::default() });
+        let imitated = || Settings { root: directory.path().to_owned(), ..Settings::default() };
+        let bridges = Bridges::new(parts.network.unwrap_or_else(imitated));
         let recovery =
             Recovery { hypervisor: hypervisor.clone(), storage: storage.clone(), bridges: bridges.clone() };
         let journal =

@@ -18,6 +18,7 @@ pub mod domain_xml;
 pub mod extra_config;
 pub mod moved;
 pub mod nics;
+pub mod released;
 pub mod spec;
 
 pub use bus::DiskBus;

@@ -94,12 +94,22 @@ async fn has_debian_package(name: &str) -> Option<bool> {
     Some(output.success() && output.text() == "installed")
 }
 
+/// Whether the drivers are there that converted Windows guests need.
+pub async fn has_windows_drivers() -> bool {
+    has_package("virtio-win").await
+}
+
 async fn has_ovmf() -> bool {
-    if has_debian_package("ovmf").await == Some(true) {
+    has_package("ovmf").await
+}
+
+/// By the exact name in Debian's family, by a part of it in RPM's.
+async fn has_package(name: &str) -> bool {
+    if has_debian_package(name).await == Some(true) {
         return true;
     }
     let packages = run("rpm", &["-qa"]).await.map(|output| output.text().to_ascii_lowercase());
-    packages.is_some_and(|packages| packages.contains("ovmf"))
+    packages.is_some_and(|packages| packages.contains(name))
 }
 
 /// Where packages are not Debian's, virt-v2v brings nbdkit along.

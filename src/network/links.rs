@@ -71,6 +71,12 @@ impl Links {
         self.kind(name).as_deref() == Some("vxlan")
     }
 
+    /// The id of a VLAN device.
+    pub(super) fn vlan_id(&self, name: &str) -> Option<u16> {
+        let facts = std::fs::read_to_string(self.root.join("proc/net/vlan").join(name)).ok()?;
+        facts.split_once("VID:")?.1.split_whitespace().next()?.parse().ok()
+    }
+
     /// The device below a VLAN device.
     pub(super) fn below_vlan(&self, name: &str) -> Option<String> {
         if self.kind(name).as_deref() == Some("vlan") { self.below(name) } else { None }
@@ -145,7 +151,12 @@ mod tests {
 
     #[test]
     fn states_are_read() {
-        let (_root, links) = fixture();
+        let (root, links) = fixture();
+        let vlans = root.path().join("proc/net/vlan");
+        std::fs::create_dir_all(&vlans).unwrap();
+        std::fs::write(vlans.join("bond0.7"), "bond0.7  VID: 7\t REORDER_HDR: 1  dev->priv_flags: 1\n")
+            .unwrap();
+        assert_eq!((links.vlan_id("bond0.7"), links.vlan_id("eth5")), (Some(7), None));
         assert!(links.is_bridge("br0") && links.is_up("br0"));
         assert!(!links.is_bridge("eth5") && !links.is_up("eth5") && !links.is_up("none"));
         assert_eq!(links.master("bond0.7").as_deref(), Some("br0"));

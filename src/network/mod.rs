@@ -200,6 +200,16 @@ impl Bridges {
         bridges
     }
 
+    /// The VLAN whose traffic is on a bridge, by its name or by its port.
+    pub fn vlan(&self, bridge: &str) -> Option<u16> {
+        let bridge = names::checked(bridge).ok()?;
+        match Made::by_name(bridge) {
+            Some(made) if made.is_vxlan() => None,
+            Some(made) => u16::try_from(made.id).ok(),
+            None => self.0.links.ports(bridge).iter().find_map(|port| self.0.links.vlan_id(port)),
+        }
+    }
+
     /// Makes what is missing of the control network.
     pub async fn control_network(&self) -> Result<(), NetworkError> {
         let bridge = names::checked(&self.0.settings.control_bridge)?;
@@ -280,6 +290,6 @@ pub fn vnet_id(bridge: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

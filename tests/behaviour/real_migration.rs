@@ -152,24 +152,32 @@ fn a_guest_that_cannot_move_stays_as_it_was() {
         assert!(here.has_device(BRIDGE).await);
         assert_eq!(here.cage.virsh(&["snapshot-list", "--name", name]).await, "kept");
 
-        // A second network that cannot be: nothing of the first is left.
+        // A second network that cannot be: nothing of the first is left, nor of an encrypted disk.
+        let encrypted = json!([{"data": {"org.apache.cloudstack.storage.to.VolumeObjectTO": {"path": "volume-1",
+            "passphrase": [99, 97, 110]}}, "diskSeq": 1, "type": "DATADISK"}]);
+        let secrets = async || there.cage.virsh(&["secret-list"]).await;
         let cards = [
             nic(&guest, WIRE),
             json!({"deviceId": 1, "mac": guest.mac, "type": "Guest",
             "broadcastType": "Vxlan", "broadcastUri": "vxlan://6000", "name": "nowhere"}),
         ];
-        let fields = json!({"vm": vm(&guest, &cards), "rollback": false});
+        let mut fields = json!({"vm": vm(&guest, &cards), "rollback": false});
+        fields["vm"]["disks"] = encrypted.clone();
         let told = refused(there, "PrepareForMigrationCommand", fields, "PrepareForMigrationAnswer").await;
         assert!(told.contains("nowhere"), "{told}");
         assert!(!there.has_device(BRIDGE).await);
+        assert_eq!(secrets().await, "");
 
         // Prepared, and then not wanted.
-        let cards = vm(&guest, &cards[..1]);
+        let mut cards = vm(&guest, &cards[..1]);
+        cards["disks"] = encrypted;
         there.host.good("PrepareForMigrationCommand", json!({"vm": cards, "rollback": false})).await;
         assert!(there.has_device(BRIDGE).await);
+        assert!(secrets().await.contains("volume-1"));
         for _ in 0..2 {
             there.host.good("PrepareForMigrationCommand", json!({"vm": cards, "rollback": true})).await;
             assert!(!there.has_device(BRIDGE).await && !there.has_device("vxlan5000").await);
+            assert_eq!(secrets().await, "");
         }
         shuts_down(here, name).await;
     });

@@ -6,10 +6,10 @@
 //! therefore false; the reference agent says true without any NFS pool. Running guests twice
 //! destroys their disks; leaving them down costs an operator's attention.
 
+use crate::commands::to::HostTo;
 use crate::commands::{Command, Ctx, Fault, NoFields, Reply};
 use crate::host::exec::Program;
 use crate::wire::lenient;
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,21 +24,6 @@ pub struct CheckOnHostCommand {
     /// One pool without heartbeat is enough.
     #[serde(default, deserialize_with = "lenient::flag")]
     pub report_check_failure_if_one_storage_is_down: bool,
-}
-
-/// `com.cloud.agent.api.to.HostTO`.
-#[derive(Debug, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HostTo {
-    #[serde(default)]
-    pub private_network: Option<NetworkTo>,
-}
-
-/// `com.cloud.agent.api.to.NetworkTO`.
-#[derive(Debug, serde::Deserialize)]
-pub struct NetworkTo {
-    #[serde(default)]
-    pub ip: Option<String>,
 }
 
 /// What one pool says about the suspect.
@@ -93,8 +78,8 @@ impl Command for CheckOnHostCommand {
 
     async fn handle(self, ctx: Ctx) -> Result<Reply<NoFields>, Fault> {
         let unclear = |why: &str| Fault::new(format!("CheckOnHostCommand: can't get status of host: {why}"));
-        let ip = self.host.private_network.and_then(|network| network.ip).unwrap_or_default();
-        let suspect: IpAddr = ip.parse().map_err(|_| unclear("the command has no valid private address"))?;
+        let no_address = || unclear("the command has no valid private address");
+        let suspect = self.host.private_ip().ok_or_else(no_address)?;
         let config = ctx.config()?;
         let milliseconds =
             |key| config.number(key).and_then(|n| u64::try_from(n).ok()).map(Duration::from_millis);

@@ -1,8 +1,10 @@
 //! Commands about this host: health, statistics, network labels, keys.
 
+pub mod check_convert_instance;
 pub mod check_health;
 pub mod check_network;
 pub mod check_on_host;
+pub mod check_vm_activity_on_storage_pool;
 pub mod cleanup_network_rules;
 pub mod get_host_stats;
 pub mod maintenance_unit;

@@ -16,6 +16,7 @@ pub mod start;
 pub mod stop;
 #[cfg(test)]
 mod testing;
+pub mod unmanaged;
 
 use super::fault::{Fault, fault_from};
 use crate::hypervisor::HypervisorError;

@@ -7,6 +7,8 @@ use crate::commands::testing::Bench;
 use crate::commands::to::VirtualMachineTo;
 use crate::hypervisor::{DomainState, Guest, xml};
 use crate::journal::Action;
+use crate::journal::faults::{Fault, Faults};
+use crate::network::testing::{in_own_network, skip};
 use crate::storage::names::name_uuid;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -182,4 +184,39 @@ async fn a_guest_that_cannot_leave_goes_on() {
         assert!(matches!(state, Some((DomainState::Running, _))), "{state:?}");
     }
     assert_eq!(*bench.ctx.services.journal.unfinished().borrow(), 0);
+}
+
+#[test]
+fn an_interrupted_preparation_is_none() {
+    in_own_network(async |net| {
+        net.host().await;
+        if net.try_ip("link add link lo name probe type vxlan id 1 dstport 8472").await.is_err() {
+            return skip("this kernel has no VXLAN devices");
+        }
+        net.ip("link del probe").await;
+        let before = net.devices();
+        let nic = |id: u32| {
+            json!({"deviceId": id, "mac": "1e:00:00:00:00:01", "type": "Guest", "broadcastType": "Vxlan",
+            "broadcastUri": format!("vxlan://{id}"), "name": "cloudbr1"})
+        };
+        let mut vm = vm("cloudbr1");
+        vm["nics"] = json!([nic(5000), nic(6000)]);
+        // Steps of the journal: two bridges, commit.
+        for at in 1..=3 {
+            for fault in [Fault::Error { at }, Fault::Crash { at }] {
+                let mut bench = Bench::with_network_and_faults(net.settings(), Faults::new(fault)).await;
+                let (_, fields) = bench.answer(PREPARE, json!({"vm": vm, "rollback": false})).await;
+                assert_eq!(fields["result"], false, "{fault:?}: {fields}");
+                bench.ctx.services.journal.recover().await;
+                assert_eq!(net.devices(), before, "{fault:?}");
+            }
+        }
+        let mut bench = Bench::with_network_and_faults(net.settings(), Faults::default()).await;
+        for (rollback, bridges) in [(false, true), (false, true), (true, false), (true, false)] {
+            let (_, fields) = bench.answer(PREPARE, json!({"vm": vm, "rollback": rollback})).await;
+            assert_eq!(fields["result"], true, "{fields}");
+            assert_eq!(net.is_there("brvx-5000") && net.is_there("brvx-6000"), bridges);
+        }
+        assert_eq!(net.devices(), before);
+    });
 }
