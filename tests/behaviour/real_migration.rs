@@ -2,7 +2,7 @@
 
 use crate::harness::{self, LIMIT};
 use crate::real::guest::Guest;
-use crate::real::pair::{Side, WIRE, with_two_hosts};
+use crate::real::pair::{First, Side, WIRE, with_two_hosts};
 use serde_json::{Value, json};
 use std::path::Path;
 use tokio::time::{sleep, timeout};
@@ -88,7 +88,7 @@ async fn refused(side: &Side<'_>, class: &str, fields: Value, answer: &str) -> S
 
 #[test]
 fn a_guest_moves_with_its_network() {
-    with_two_hosts(&[], async |here, there| {
+    with_two_hosts(&First::default(), async |here, there| {
         let directory = tempfile::tempdir().unwrap();
         here.host.good("SetupPersistentNetworkCommand", json!({"nic": probe()})).await;
         let guest = running(here, directory.path(), Wish { network: true, shared: true }).await;
@@ -131,7 +131,7 @@ fn probe() -> Value {
 
 #[test]
 fn a_guest_that_cannot_move_stays_as_it_was() {
-    with_two_hosts(&[], async |here, there| {
+    with_two_hosts(&First::default(), async |here, there| {
         let directory = tempfile::tempdir().unwrap();
         here.host.good("SetupPersistentNetworkCommand", json!({"nic": probe()})).await;
         let guest = running(here, directory.path(), Wish { network: true, ..Wish::default() }).await;
@@ -195,7 +195,7 @@ async fn image(side: &Side<'_>, path: &Path, size: &str) {
 
 #[test]
 fn a_disk_moves_with_its_guest() {
-    with_two_hosts(&[], async |here, there| {
+    with_two_hosts(&First::default(), async |here, there| {
         let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let guest = running(here, directory.path(), Wish::default()).await;
         let copy = other.path().join("copy");
@@ -221,7 +221,8 @@ fn a_disk_moves_with_its_guest() {
 #[test]
 fn a_migration_that_takes_too_long_is_ended() {
     let lines = [("vm.migrate.speed", "1"), ("vm.migrate.pauseafter", "1000")];
-    with_two_hosts(&lines, async |here, there| {
+    let slow = First { lines: &lines, ..First::default() };
+    with_two_hosts(&slow, async |here, there| {
         let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let guest = running(here, directory.path(), Wish { shared: true, ..Wish::default() }).await;
         here.host.good("SetHostParamsCommand", json!({"params": {"migratewait": "3"}})).await;
@@ -253,5 +254,63 @@ fn a_migration_that_takes_too_long_is_ended() {
         assert!(large.exists());
         assert_eq!(here.host.node.logged("INFO", "Guest is paused until it has been migrated").len(), 1);
         shuts_down(here, &guest.name).await;
+    });
+}
+
+/// A guest in the VXLAN of `here`, for which `there` is ready.
+async fn about_to_move<'a>(here: &Side<'a>, there: &Side<'_>, directory: &Path) -> Guest<'a> {
+    here.host.good("SetupPersistentNetworkCommand", json!({"nic": probe()})).await;
+    let guest = running(here, directory, Wish { network: true, shared: true }).await;
+    let cards = vm(&guest, &[nic(&guest, WIRE)]);
+    there.host.good("PrepareForMigrationCommand", json!({"vm": cards, "rollback": false})).await;
+    guest
+}
+
+/// Steps of the journal: resume after an error, remove the bridge, the mark that the guest has left.
+#[test]
+fn a_guest_that_has_left_is_never_said_to_be_here() {
+    with_two_hosts(&First { fault: Some("error:3"), ..First::default() }, async |here, there| {
+        let directory = tempfile::tempdir().unwrap();
+        let guest = about_to_move(here, there, directory.path()).await;
+        here.host.good("MigrateCommand", migrate(&guest, there)).await;
+        assert_eq!(there.state(&guest.name).await.as_deref(), Some("running"));
+        assert_eq!(here.state(&guest.name).await, None);
+        assert_eq!(here.host.node.logged("ERROR", "Left behind by a guest that has moved").len(), 1);
+    });
+}
+
+#[test]
+fn an_agent_that_dies_before_a_migration_leaves_the_guest_alone() {
+    for fault in ["kill:1", "kill:2", "error:2"] {
+        with_two_hosts(&First { fault: Some(fault), ..First::default() }, async |here, there| {
+            let directory = tempfile::tempdir().unwrap();
+            let guest = about_to_move(here, there, directory.path()).await;
+            let answers =
+                timeout(LIMIT, here.host.send("MigrateCommand", migrate(&guest, there))).await.unwrap();
+            assert!(answers.is_err() || fault.starts_with("error"), "{fault}");
+            here.restart_agent().await;
+            assert_eq!(here.state(&guest.name).await.as_deref(), Some("running"), "{fault}");
+            assert!(here.has_device(BRIDGE).await, "{fault}");
+            // The server asks anew.
+            here.host.good("MigrateCommand", migrate(&guest, there)).await;
+            assert!(!here.has_device(BRIDGE).await, "{fault}");
+            shuts_down(there, &guest.name).await;
+        });
+    }
+}
+
+#[test]
+fn what_a_dead_agent_has_not_tidied_up_the_next_one_does() {
+    with_two_hosts(&First { fault: Some("kill:3"), ..First::default() }, async |here, there| {
+        let directory = tempfile::tempdir().unwrap();
+        let guest = about_to_move(here, there, directory.path()).await;
+        let answers = timeout(LIMIT, here.host.send("MigrateCommand", migrate(&guest, there))).await.unwrap();
+        assert!(answers.is_err(), "the agent was to die");
+        assert_eq!(there.state(&guest.name).await.as_deref(), Some("running"));
+        assert!(here.has_device(BRIDGE).await);
+        here.restart_agent().await;
+        here.host.node.logs("Bridge is removed", 1).await;
+        assert!(!here.has_device(BRIDGE).await);
+        shuts_down(there, &guest.name).await;
     });
 }

@@ -3,7 +3,7 @@
 use crate::harness;
 use crate::real::guest::Guest;
 use crate::real::host::Host;
-use crate::real::pair::with_two_hosts;
+use crate::real::pair::{First, with_two_hosts};
 use crate::real::with_libvirt;
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ fn a_guest_that_is_given_up_outlasts_its_run() {
 
 #[test]
 fn stopped_guests_of_a_remote_host_are_listed() {
-    with_two_hosts(&[], async |here, there| {
+    with_two_hosts(&First::default(), async |here, there| {
         let directory = tempfile::tempdir().unwrap();
         let (runs, stopped) =
             (Guest::new(there.cage, directory.path()).await, Guest::new(there.cage, directory.path()).await);

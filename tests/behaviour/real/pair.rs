@@ -15,8 +15,17 @@ pub struct Side<'a> {
     pub address: &'static str,
 }
 
-/// Runs a test between two hosts. `lines` go into the agent.properties of the first.
-pub fn with_two_hosts(lines: &[(&str, &str)], test: impl AsyncFnOnce(&Side<'_>, &Side<'_>) + Send) {
+/// What is special about the first host.
+#[derive(Debug, Default)]
+pub struct First<'a> {
+    /// Go into agent.properties.
+    pub lines: &'a [(&'a str, &'a str)],
+    /// The step in which its agent fails, such as `kill:3`.
+    pub fault: Option<&'a str>,
+}
+
+/// Runs a test between two hosts.
+pub fn with_two_hosts(special: &First<'_>, test: impl AsyncFnOnce(&mut Side<'_>, &mut Side<'_>) + Send) {
     let mut cages = Vec::new();
     for _ in 0..2 {
         on_own_thread(|| cages.push(Cage::open_to_others()));
@@ -28,9 +37,9 @@ pub fn with_two_hosts(lines: &[(&str, &str)], test: impl AsyncFnOnce(&Side<'_>, 
     on_own_thread(|| {
         let (Ok(first), Ok(second)) = (&cages[0], &cages[1]) else { return };
         runtime().block_on(async {
-            let first = Side::up(first, "10.77.0.1", lines).await;
-            let second = Side::up(second, "10.77.0.2", &[]).await;
-            test(&first, &second).await;
+            let mut first = Side::up(first, "10.77.0.1", special).await;
+            let mut second = Side::up(second, "10.77.0.2", &First::default()).await;
+            test(&mut first, &mut second).await;
         });
     });
 }
@@ -47,15 +56,27 @@ async fn wire(first: &Cage, second: &Cage) {
 
 impl<'a> Side<'a> {
     /// What this thread starts from then on is on that host.
-    async fn up(cage: &'a Cage, address: &'static str, lines: &[(&str, &str)]) -> Side<'a> {
+    async fn up(cage: &'a Cage, address: &'static str, special: &First<'_>) -> Side<'a> {
         cage.enter();
         let mut host = Host::new(cage).await;
         host.node.set("hypervisor.type", "qemu");
-        for (key, value) in lines {
+        for (key, value) in special.lines {
             host.node.set(key, value);
+        }
+        if let Some(fault) = special.fault {
+            let wish = ["env".to_owned(), format!("AGENT_FAULT={fault}")];
+            host.node.launched_by([&wish[..], &cage.launcher()].concat());
         }
         host.register().await;
         Side { cage, host, address }
+    }
+
+    /// Starts another agent after the first has ended.
+    pub async fn restart_agent(&mut self) {
+        self.host.node.kill().await;
+        self.cage.enter();
+        self.host.node.launched_by(self.cage.launcher());
+        self.host.register().await;
     }
 
     pub async fn has_device(&self, name: &str) -> bool {
