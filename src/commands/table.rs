@@ -56,7 +56,7 @@ registry! {
     "com.cloud.agent.api.StartCommand" => vm::start::StartCommand, Vm, Pool, Support::Partial("without security groups, Open vSwitch, managed storage and the check for disk activity");
     "com.cloud.agent.api.StopCommand" => vm::stop::StopCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.UnPlugNicCommand" => network::un_plug_nic::UnPlugNicCommand, Network, Pool, Support::Partial("without security groups");
-    "com.cloud.agent.api.UnmanageInstanceCommand" => vm::unmanaged::unmanage_instance::UnmanageInstanceCommand, Vm, Pool, Support::Partial("running guests, not stopped ones");
+    "com.cloud.agent.api.UnmanageInstanceCommand" => vm::unmanaged::unmanage_instance::UnmanageInstanceCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.UpdateHostPasswordCommand" => host::update_host_password::UpdateHostPasswordCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.storage.CheckAndRepairVolumeCommand" => storage::check_and_repair_volume::CheckAndRepairVolumeCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.storage.CheckStorageAvailabilityCommand" => storage::check_storage_availability::CheckStorageAvailabilityCommand, Storage, Pool, Support::Done;

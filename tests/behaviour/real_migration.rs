@@ -179,6 +179,12 @@ fn a_guest_that_cannot_move_stays_as_it_was() {
             assert!(!there.has_device(BRIDGE).await && !there.has_device("vxlan5000").await);
             assert_eq!(secrets().await, "");
         }
+        // What servers send after a migration that failed.
+        there.host.good("PrepareForMigrationCommand", json!({"vm": cards, "rollback": false})).await;
+        let stop = json!({"vmName": name, "forceStop": true, "checkBeforeCleanup": false, "isProxy": false,
+            "vlanToPersistenceMap": {"5000": true}, "volumesToDisconnect": [], "executeInSequence": false});
+        there.host.good("StopCommand", stop).await;
+        assert!(!there.has_device(BRIDGE).await && !there.has_device("vxlan5000").await);
         shuts_down(here, name).await;
     });
 }

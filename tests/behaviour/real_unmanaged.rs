@@ -1,6 +1,7 @@
 //! Guests that CloudStack does not know, or knows no more, on a real libvirt.
 
 use crate::harness;
+use crate::real::edge::{Edge, guest_name, id};
 use crate::real::guest::Guest;
 use crate::real::host::Host;
 use crate::real::pair::{First, with_two_hosts};
@@ -60,6 +61,24 @@ fn a_guest_that_is_given_up_outlasts_its_run() {
         guest.virsh("start").await;
         guest.virsh("undefine").await;
         harness::flawless(&host.server);
+    });
+}
+
+#[test]
+fn a_stopped_guest_that_is_given_up_can_be_started_by_its_owner() {
+    with_libvirt(async |cage| {
+        let edge = Edge::up(cage).await;
+        let name = guest_name();
+        let mut root = edge.data_volume(&name, 0, 8 << 20).await;
+        root.kind = "ROOT";
+        let vm = edge.guest(&name, &id(), &[root]);
+        let fields = json!({"instanceName": name, "executeInSequence": false, "vm": vm, "isConfigDriveAttached": false});
+        edge.good("com.cloud.agent.api.UnmanageInstanceCommand", fields).await;
+        assert_eq!(cage.virsh(&["domstate", &name]).await, "shut off");
+        cage.virsh(&["start", &name]).await;
+        cage.virsh(&["destroy", &name]).await;
+        cage.virsh(&["undefine", &name]).await;
+        edge.host.undisturbed();
     });
 }
 

@@ -8,15 +8,14 @@
 //!        └────────────────┴──────────────┴────────────┴─────────┴ refused: all of it is taken back
 //! ```
 //!
-//! A system VM then gets its boot arguments and programs. The answer carries the guest as the server sent it, which servers read without a look at the result.
+//! A system VM then gets its boot arguments and programs. The answer carries the guest as the server sent
+//! it, which servers read without a look at the result.
 
-use super::guest_spec::{self, Inputs, Resolved};
-use super::launch::cards::{self, Cards};
+use super::launch::definition::Definition;
 use super::launch::media::Media;
-use super::launch::{facts, hooks, system_vm};
+use super::launch::{hooks, system_vm};
 use crate::commands::to::{Echo, VirtualMachineTo};
 use crate::commands::{Claims, Command, Ctx, Fault, Key, Reply, place};
-use crate::guest::domain_xml;
 use crate::hypervisor::{HypervisorError, Passwords, PowerState};
 use crate::journal::{Action, Work};
 use std::path::Path;
@@ -116,22 +115,10 @@ async fn launch(
     listen: Option<&str>,
     work: &mut Work,
 ) -> Result<Media, Fault> {
-    let config = ctx.config()?;
-    let media = Media::resolve(ctx, vm).await?;
-    media.define_secrets(ctx, work).await?;
-    let cards = Cards::plug(ctx, vm, work).await?;
-    let resolved = Resolved { disks: media.disks.clone(), bridges: cards.bridges.clone() };
-    let host = facts::gather(ctx, &config).await;
-    let inputs = Inputs { vm, config: &config, host: &host, resolved: &resolved, vnc_listen: listen };
-    let mut built = guest_spec::build(inputs)?;
-    for remark in &built.remarks {
-        tracing::warn!(guest = vm.name, "{remark}");
-    }
-    cards::limit(ctx, &mut built.spec).await;
-    let xml = hooks::transform(&config, &vm.name, domain_xml::domain(&built.spec).to_string()).await;
+    let Definition { media, cards: _kept, xml } = Definition::make(ctx, vm, listen, work).await?;
     let undo = Action::DestroyGuest { guest: vm.name.clone() };
     work.before(undo.clone()).await?;
-    match ctx.services.hypervisor.start_domain(&vm.name, &xml, DEADLINE.min(ctx.deadline)).await {
+    match ctx.services.hypervisor.start_domain(&vm.name, &xml.0, DEADLINE.min(ctx.deadline)).await {
         Ok(()) => Ok(media),
         Err(error) => {
             if matches!(error, HypervisorError::AlreadyRunning { .. }) {

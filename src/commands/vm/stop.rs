@@ -51,6 +51,10 @@ impl Command for StopCommand {
     async fn handle(self, ctx: Ctx) -> Result<Reply<NoFields>, Fault> {
         let name = self.vm_name.as_str();
         let config = ctx.config()?;
+        // Perhaps it was to come from another host.
+        if let Err(error) = ctx.services.bridges.not_coming(name).await {
+            tracing::warn!(guest = name, "A bridge is left: {}", crate::errors::chain(&error));
+        }
         let mut work = ctx.services.journal.begin("stop a guest", name, &ctx.logid).await;
         let guest = ctx.services.hypervisor.describe(name, Passwords::LeftOut).await?;
         let Some(guest) = guest else {

@@ -14,10 +14,15 @@ use std::collections::BTreeMap;
 pub(in crate::commands) struct Cards {
     /// By device number of the card.
     pub bridges: BTreeMap<i64, ResolvedBridge>,
-    _plugs: Vec<Plugged>,
+    plugs: Vec<Plugged>,
 }
 
 impl Cards {
+    /// The plugs by themselves, for a guest that does not run soon.
+    pub(in crate::commands) fn into_plugs(self) -> Vec<Plugged> {
+        self.plugs
+    }
+
     /// Plugs all cards in, in the order of the devices; `work` takes back what was made for them.
     pub(in crate::commands) async fn plug(
         ctx: &Ctx,
@@ -26,14 +31,14 @@ impl Cards {
     ) -> Result<Cards, Fault> {
         let mut sorted: Vec<&NicTo> = vm.nics.iter().collect();
         sorted.sort_by_key(|nic| nic.device_id);
-        let mut cards = Cards { bridges: BTreeMap::new(), _plugs: Vec::new() };
+        let mut cards = Cards { bridges: BTreeMap::new(), plugs: Vec::new() };
         for nic in sorted {
             let plugged = plug(ctx, nic, work).await.map_err(|fault| {
                 Fault::new(format!("Network card {} of guest {}: {fault}", nic.device_id, vm.name))
             })?;
             let bridge = ResolvedBridge { bridge: plugged.bridge.clone(), ovs: None };
             cards.bridges.insert(nic.device_id, bridge);
-            cards._plugs.push(plugged);
+            cards.plugs.push(plugged);
         }
         Ok(cards)
     }

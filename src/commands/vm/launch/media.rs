@@ -132,7 +132,7 @@ impl Media {
         template: &TemplateObject,
         path: &str,
     ) -> Result<ResolvedDisk, Fault> {
-        let path = if path.starts_with(CONFIG_DRIVES) && is_on_host(vm) {
+        let path = if is_config_drive_on_host(vm, path) {
             RelativePath::new(path)?.under(&place::config_drives(&*ctx.config()?))
         } else {
             match &template.image_data_store {
@@ -167,10 +167,10 @@ impl Media {
     }
 }
 
-/// Where the server says that the guest's config drive is.
-fn is_on_host(vm: &VirtualMachineTo) -> bool {
+/// Whether the image is a config drive, and the server says that it is on the host.
+pub(in crate::commands) fn is_config_drive_on_host(vm: &VirtualMachineTo, path: &str) -> bool {
     let location = vm.config_drive_location.as_deref().or_else(|| vm.detail("configDriveLocation"));
-    location.is_some_and(|location| location.eq_ignore_ascii_case("HOST"))
+    path.starts_with(CONFIG_DRIVES) && location.is_some_and(|location| location.eq_ignore_ascii_case("HOST"))
 }
 
 fn source(path: &Path) -> DiskSource {

@@ -2,6 +2,7 @@
 //! libvirt, bridges for its cards, facts of the host. Not commands: they are made from these.
 
 pub(in crate::commands) mod cards;
+pub(in crate::commands) mod definition;
 pub(in crate::commands) mod facts;
 pub(in crate::commands) mod hooks;
 pub(in crate::commands) mod media;

@@ -3,7 +3,7 @@
 
 use super::journey::{self, Timetable};
 use super::move_storage::{self, MigrateDiskInfo, MovedDisk};
-use super::{departure, discs};
+use super::{departure, discs, give_back};
 use crate::commands::to::{Data, VirtualMachineTo};
 use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply};
 use crate::config::Config;
@@ -16,6 +16,7 @@ use crate::journal::{Action, Work};
 use crate::wire::lenient;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -175,11 +176,9 @@ impl MigrateCommand {
         {
             tracing::error!(guest = self.vm_name, "Still defined here: {}", chain(&error));
         }
-        let Some(vm) = &self.vm else { return };
-        for disk in &vm.disks {
-            if let Ok(Some(disc)) = discs::find(ctx, vm, disk).await {
-                disc.give_back(ctx).await;
-            }
+        let discs = guest.description.disks.iter().filter(|disk| disk.device == DiskDevice::Cdrom);
+        for path in discs.filter_map(|disk| disk.source.as_deref()) {
+            give_back(ctx, Path::new(path)).await;
         }
     }
 }

@@ -1,9 +1,9 @@
 //! `com.cloud.agent.api.PrepareForMigrationCommand`: a guest is to come from another host. Makes ready
 //! here what it needs, or with `rollback` takes that back.
 
-use super::{arrival, discs};
-use crate::commands::network::nic::Nic;
+use super::{arrival, discs, give_back};
 use crate::commands::to::{Data, DiskTo, VirtualMachineTo};
+use crate::commands::vm::launch::cards::Cards;
 use crate::commands::{Claims, Command, Ctx, Fault, Key, Reply};
 use crate::errors::chain;
 use crate::guest::cpu;
@@ -90,16 +90,7 @@ async fn steps(
         work.before(Action::UndefineSecret { uuid: uuid.to_string() }).await?;
         ctx.services.hypervisor.define_secret(uuid, consumer, passphrase).await?;
     }
-    let mut plugs = Vec::new();
-    for nic in &vm.nics {
-        let plugged = ctx.services.bridges.plug(&Nic::from(nic).plan()?).await?;
-        // Only a bridge that was made for this guest may go with it.
-        if !plugged.created.is_empty() {
-            work.before(Action::Unplug { bridge: plugged.bridge.clone(), delete: true }).await?;
-        }
-        plugs.push(plugged);
-    }
-    Ok((plugs, mounts))
+    Ok((Cards::plug(ctx, vm, work).await?.into_plugs(), mounts))
 }
 
 /// Makes a pool that hosts share available. That it cannot be is no failure: disks may be moved to
@@ -132,7 +123,7 @@ async fn take_back(ctx: &Ctx, vm: &VirtualMachineTo) -> Result<(), Fault> {
     }
     for disk in &vm.disks {
         if let Ok(Some(disc)) = discs::find(ctx, vm, disk).await {
-            disc.give_back(ctx).await;
+            give_back(ctx, &disc.path).await;
         }
     }
     tracing::info!(guest = vm.name, "Guest does not come from another host, what it needed is taken back");

@@ -135,7 +135,7 @@ async fn a_destination_answers_with_the_weight_that_it_gives() {
     let mut bench = Bench::new().await;
     std::fs::create_dir_all(bench.dir().join("sys/class/net/cloudbr1/bridge")).unwrap();
     for (rollback, shares) in
-        [(false, json!(2500)), (false, json!(2500)), (true, Value::Null), (true, Value::Null)]
+        [(false, json!(2000)), (false, json!(2000)), (true, Value::Null), (true, Value::Null)]
     {
         let fields = json!({"vm": vm("cloudbr1"), "rollback": rollback});
         let (class, fields) = bench.answer(PREPARE, fields).await;

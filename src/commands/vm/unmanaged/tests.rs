@@ -1,6 +1,8 @@
 //! Against libvirt's test driver; real guests are in `tests/behaviour/real_unmanaged.rs`.
 
 use crate::commands::testing::Bench;
+use crate::commands::vm::testing;
+use crate::hypervisor::{DomainState, Passwords};
 use serde_json::{Value, json};
 
 const LIST: &str = "com.cloud.agent.api.GetUnmanagedInstancesCommand";
@@ -95,7 +97,8 @@ async fn only_guests_that_are_here_can_be_given_up() {
     }
     for (fields, why) in [
         (json!({"instanceName": "gone"}), "does not run on this host"),
-        (json!({"instanceName": "gone", "vm": {"name": "gone"}}), "start it first"),
+        (json!({"instanceName": "gone", "vm": {"name": "other"}}), "does not run on this host"),
+        (json!({"instanceName": "gone", "vm": {"name": "gone"}}), "0 vCPUs"),
         (json!({}), "name of a guest"),
     ] {
         let (class, fields) = bench.answer(UNMANAGE, fields).await;
@@ -133,5 +136,24 @@ async fn a_remote_host_that_does_not_answer_is_a_plain_failure() {
         let (class, fields) = bench.answer("com.cloud.agent.api.GetRemoteVmsCommand", fields).await;
         assert_eq!((class.as_str(), &fields["result"]), ("com.cloud.agent.api.Answer", &json!(false)));
         assert!(fields["details"].as_str().unwrap().contains(why), "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_guest_is_defined_as_it_would_start() {
+    let mut bench = Bench::with_pool().await;
+    let unmanage =
+        json!({"instanceName": testing::NAME, "vm": testing::vm(&bench), "isConfigDriveAttached": false});
+    let (_, fields) = bench.answer(UNMANAGE, unmanage.clone()).await;
+    assert!(fields["details"].as_str().unwrap().contains("was not found"), "there is no volume: {fields}");
+    testing::prepare(&bench).await;
+    for _ in 0..2 {
+        let (_, fields) = bench.answer(UNMANAGE, unmanage.clone()).await;
+        assert_eq!(fields["result"], true, "{fields}");
+        let guest = bench.ctx.services.hypervisor.describe(testing::NAME, Passwords::LeftOut).await.unwrap();
+        let guest = guest.unwrap();
+        assert_eq!((guest.state, guest.persistent), (DomainState::Shutoff, true));
+        assert!(guest.description.disks[0].source.as_deref().unwrap().ends_with("/root"));
+        assert_eq!(guest.description.interfaces[0].source.as_deref(), Some("cloudbr0"));
     }
 }

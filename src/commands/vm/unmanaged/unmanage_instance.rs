@@ -2,6 +2,7 @@
 //! persistent, so that libvirt still has it after its end.
 
 use crate::commands::to::VirtualMachineTo;
+use crate::commands::vm::launch::definition::Definition;
 use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply};
 use crate::guest::released;
 use crate::hypervisor::Flavour;
@@ -31,23 +32,36 @@ impl Command for UnmanageInstanceCommand {
     async fn handle(self, ctx: Ctx) -> Result<Reply<NoFields>, Fault> {
         let (name, hypervisor) = (self.instance_name.as_str(), &ctx.services.hypervisor);
         // The flavour with passwords, and without what only the present run has.
-        let Some(document) = hypervisor.domain_xml(name, Flavour::Inactive).await? else {
-            let why = match self.vm {
-                Some(_) => {
-                    "is stopped, and this agent leaves only running guests to their owners: start it first"
-                }
-                None => "does not run on this host",
-            };
-            return Err(Fault::new(format!("Guest {name} {why}")));
-        };
-        let document = if self.is_config_drive_attached {
-            let image = format!("{name}.iso");
-            released::without_config_drive(&document, &image).map_err(|error| Fault::from_error(&error))?
-        } else {
-            document
-        };
-        hypervisor.define_domain(&document).await?;
+        match (hypervisor.domain_xml(name, Flavour::Inactive).await?, &self.vm) {
+            (Some(document), _) => hypervisor.define_domain(&self.released(document)?).await?,
+            (None, Some(vm)) if vm.name == name => self.define(&ctx, vm).await?,
+            (None, _) => return Err(Fault::new(format!("Guest {name} does not run on this host"))),
+        }
         tracing::info!(guest = name, "Guest is left to its owner");
         Ok(Reply::done().details("Successfully unmanaged"))
+    }
+}
+
+impl UnmanageInstanceCommand {
+    fn released(&self, document: String) -> Result<String, Fault> {
+        if !self.is_config_drive_attached {
+            return Ok(document);
+        }
+        let image = format!("{}.iso", self.instance_name);
+        released::without_config_drive(&document, &image).map_err(|error| Fault::from_error(&error))
+    }
+
+    /// Defines a guest that is stopped as this host would start it. Its bridges stay for its owner.
+    async fn define(&self, ctx: &Ctx, vm: &VirtualMachineTo) -> Result<(), Fault> {
+        let mut work = ctx.services.journal.begin("leave a guest to its owner", &vm.name, &ctx.logid).await;
+        let defined = async {
+            let definition = Definition::make(ctx, vm, None, &mut work).await?;
+            let document = self.released(definition.xml.0)?;
+            ctx.services.hypervisor.define_domain(&document).await?;
+            Ok::<_, Fault>(definition.media)
+        };
+        let defined = defined.await;
+        work.settle(defined).await?.leave_mounted();
+        Ok(())
     }
 }
