@@ -255,6 +255,29 @@ fn a_start_that_fails_leaves_nothing() {
     });
 }
 
+/// Starts the agent anew, to be killed at a step of the journal.
+async fn doomed(edge: &mut Edge<'_>, step: u32) {
+    edge.host.node.stop().await;
+    let fault = ["env".to_owned(), format!("AGENT_FAULT=kill:{step}")];
+    edge.host.node.launched_by([edge.cage.launcher(), fault.to_vec()].concat());
+    edge.host.node.start();
+    edge.host.node.is_registered().await;
+}
+
+/// Sends a command that the agent does not survive, and lets its next life deal with what is left.
+async fn killed(edge: &mut Edge<'_>, class: &str, fields: &Value) {
+    let answers = edge.host.send(&format!("{API}.{class}"), fields.clone());
+    let answers = tokio::time::timeout(LIMIT, answers).await.expect("the connection ends");
+    assert!(answers.is_err(), "{class} was answered: {answers:?}");
+    edge.host.node.ended().await;
+    edge.host.node.launched_by(edge.cage.launcher());
+    edge.host.node.start();
+    edge.host.node.is_registered().await;
+    let journal = edge.host.node.path("state/journal");
+    let done = async || std::fs::read_dir(&journal).unwrap().count() == 0;
+    edge.until("unfinished work is dealt with", done).await;
+}
+
 #[test]
 fn an_agent_that_is_killed_while_it_starts_a_guest_takes_it_back() {
     with_libvirt(async |cage| {
@@ -262,32 +285,39 @@ fn an_agent_that_is_killed_while_it_starts_a_guest_takes_it_back() {
         let name = guest_name();
         let (volume, vm) = encrypted(&edge, &name).await;
         let vm = on_vxlan(vm, 73);
-        let start = format!("{API}.StartCommand");
         let fields = json!({"vm": vm, "hostIp": "127.0.0.1", "executeInSequence": false});
         // Steps of the journal: the passphrase, the bridge, the guest, the end.
         for step in 1..=4 {
-            edge.host.node.stop().await;
-            let fault = ["env".to_owned(), format!("AGENT_FAULT=kill:{step}")];
-            edge.host.node.launched_by([cage.launcher(), fault.to_vec()].concat());
-            edge.host.node.start();
-            edge.host.node.is_registered().await;
-            let answers = edge.host.send(&start, fields.clone());
-            let answers = tokio::time::timeout(LIMIT, answers).await.expect("the connection ends");
-            assert!(answers.is_err(), "step {step} was passed over: {answers:?}");
-            edge.host.node.ended().await;
-            edge.host.node.launched_by(cage.launcher());
-            edge.host.node.start();
-            edge.host.node.is_registered().await;
-            let journal = edge.host.node.path("state/journal");
-            edge.until("unfinished work is dealt with", async || {
-                std::fs::read_dir(&journal).unwrap().count() == 0
-            })
-            .await;
+            doomed(&mut edge, step).await;
+            killed(&mut edge, "StartCommand", &fields).await;
             nothing_is_left(&edge, &name).await;
             assert!(!secret_of(cage, &volume).await && !has_device(cage, "brvx-73").await, "step {step}");
         }
         edge.start(&vm).await;
         edge.good(&format!("{API}.StopCommand"), json!({"vmName": name, "forceStop": true})).await;
+        nothing_is_left(&edge, &name).await;
+    });
+}
+
+#[test]
+fn an_agent_that_is_killed_while_it_stops_a_guest_ends_it_or_leaves_it_whole() {
+    with_libvirt(async |cage| {
+        let mut edge = Edge::up(cage).await;
+        let name = guest_name();
+        let (volume, vm) = encrypted(&edge, &name).await;
+        let vm = on_vxlan(vm, 74);
+        let fields = json!({"vmName": name, "forceStop": true});
+        // Steps of the journal: the bridge, the passphrase, the end.
+        for step in 1..=3 {
+            edge.start(&vm).await;
+            doomed(&mut edge, step).await;
+            killed(&mut edge, "StopCommand", &fields).await;
+            let whole = step < 3;
+            assert_eq!(edge.runs(&name).await, whole, "step {step}");
+            let rest = (secret_of(cage, &volume).await, has_device(cage, "brvx-74").await);
+            assert_eq!(rest, (whole, whole), "step {step}");
+        }
+        edge.good(&format!("{API}.StopCommand"), fields).await;
         nothing_is_left(&edge, &name).await;
     });
 }
