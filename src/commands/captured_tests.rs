@@ -37,7 +37,7 @@ const POOLS: [&str; 4] = [
 ];
 
 /// Command, members of its answer, why they may differ.
-const DIFFERENCES: [(&str, &str, &str); 4] = [
+const DIFFERENCES: [(&str, &str, &str); 5] = [
     (
         "org.apache.cloudstack.agent.directdownload.CheckUrlCommand",
         "details",
@@ -52,6 +52,11 @@ const DIFFERENCES: [(&str, &str, &str); 4] = [
         "com.cloud.agent.api.ReadyCommand",
         "host.uefi.enable",
         "always sent: some servers dereference it without a check",
+    ),
+    (
+        "org.apache.cloudstack.storage.command.CreateObjectCommand",
+        "kvmIncrementalSnapshot",
+        "servers before 4.21 do not have it, the others take its absence for false",
     ),
     (
         "com.cloud.agent.api.CleanupNetworkRulesCmd",
@@ -233,31 +238,40 @@ fn relocated(fields: &Value, directory: &Path) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Makes the template that a captured command clones, the volume that it resizes, or what a guest starts
-/// with, where the pools of this test are.
+/// Makes the template that a captured command clones, the volume that it resizes or takes a snapshot of,
+/// or what a guest starts with, where the pools of this test are.
 async fn prepare(class: &str, fields: &Value, directory: &Path, bench: &Bench) {
-    if class.ends_with(".StartCommand") {
-        std::fs::create_dir_all(bench.dir().join("sys/class/net/cloudbr0/bridge")).unwrap();
-        let drives = directory.join("cache/config");
-        std::fs::create_dir_all(drives.join("configdrive")).unwrap();
-        for disk in fields["vm"]["disks"].as_array().unwrap() {
-            let Some(path) = disk["path"].as_str() else { continue };
-            let base = if disk["type"] == "ISO" { &drives } else { &directory.join(POOLS[0]) };
-            std::fs::write(base.join(path), "").unwrap();
+    let (data, store) = match class.rsplit('.').next().unwrap() {
+        "CopyCommand" => {
+            let template = &fields["srcTO"]["org.apache.cloudstack.storage.to.TemplateObjectTO"];
+            (template, &template["imageDataStore"])
         }
-    }
-    if class.ends_with(".ResizeVolumeCommand") {
-        let path = directory.join(fields["pool"]["uuid"].as_str().unwrap());
-        let path = path.join(fields["path"].as_str().unwrap());
-        let size = fields["currentSize"].to_string();
-        run(&["qemu-img", "create", "-q", "-f", "qcow2", path.to_str().unwrap(), &size]).await.unwrap();
-    }
-    if !class.ends_with(".CopyCommand") {
-        return;
-    }
-    let template = &fields["srcTO"]["org.apache.cloudstack.storage.to.TemplateObjectTO"];
-    let store = &template["imageDataStore"]["org.apache.cloudstack.storage.to.PrimaryDataStoreTO"];
-    let (Some(pool), Some(name)) = (store["uuid"].as_str(), template["path"].as_str()) else { return };
+        "CreateObjectCommand" => {
+            let volume = &fields["data"]["org.apache.cloudstack.storage.to.SnapshotObjectTO"]["volume"];
+            (volume, &volume["dataStore"])
+        }
+        "StartCommand" => {
+            std::fs::create_dir_all(bench.dir().join("sys/class/net/cloudbr0/bridge")).unwrap();
+            let drives = directory.join("cache/config");
+            std::fs::create_dir_all(drives.join("configdrive")).unwrap();
+            for disk in fields["vm"]["disks"].as_array().unwrap() {
+                let Some(path) = disk["path"].as_str() else { continue };
+                let base = if disk["type"] == "ISO" { &drives } else { &directory.join(POOLS[0]) };
+                std::fs::write(base.join(path), "").unwrap();
+            }
+            return;
+        }
+        "ResizeVolumeCommand" => {
+            let path = directory.join(fields["pool"]["uuid"].as_str().unwrap());
+            let path = path.join(fields["path"].as_str().unwrap());
+            let size = fields["currentSize"].to_string();
+            run(&["qemu-img", "create", "-q", "-f", "qcow2", path.to_str().unwrap(), &size]).await.unwrap();
+            return;
+        }
+        _ => return,
+    };
+    let store = &store["org.apache.cloudstack.storage.to.PrimaryDataStoreTO"];
+    let (Some(pool), Some(name)) = (store["uuid"].as_str(), data["path"].as_str()) else { return };
     let path = directory.join(pool).join(name);
     let path = path.to_str().unwrap();
     run(&["qemu-img", "create", "-q", "-f", "qcow2", path, "64M"]).await.unwrap();
@@ -265,16 +279,11 @@ async fn prepare(class: &str, fields: &Value, directory: &Path, bench: &Bench) {
 
 /// Commands of which nothing is compared here, and why.
 fn left_out(class: &str, fields: &Value, theirs: &Value) -> Option<&'static str> {
-    let snapshot = "org.apache.cloudstack.storage.to.SnapshotObjectTO";
     match class.rsplit('.').next().unwrap() {
         "StartCommand" if fields["vm"]["type"] != "User" => Some("takes a system VM that answers"),
         "StartCommand" if theirs["result"] == false => {
             Some("the host of the capture lacked parts of its kernel")
         }
-        "CreateObjectCommand" | "DeleteCommand" if fields["data"].get(snapshot).is_some() => {
-            Some("snapshots are not taken yet")
-        }
-        "CopyCommand" if fields["srcTO"].get(snapshot).is_some() => Some("snapshots are not copied yet"),
         "CopyCommand" | "CreateObjectCommand" | "ResizeVolumeCommand" if qemu_img().is_none() => {
             Some("takes qemu-img")
         }

@@ -77,10 +77,11 @@ registry! {
     "org.apache.cloudstack.ca.SetupCertificateCommand" => certificate::setup_certificate::SetupCertificateCommand, Certificate, Pool, Support::Partial("for this host, not for system VMs");
     "org.apache.cloudstack.ca.SetupKeyStoreCommand" => certificate::setup_key_store::SetupKeyStoreCommand, Certificate, Pool, Support::Partial("for this host, not for system VMs");
     "org.apache.cloudstack.storage.command.AttachCommand" => storage::attach::AttachCommand, Storage, Pool, Support::Partial("without the checkpoints of incremental snapshots");
-    "org.apache.cloudstack.storage.command.CopyCommand" => storage::copy::CopyCommand, Storage, Pool, Support::Partial("volumes and templates, not snapshots");
-    "org.apache.cloudstack.storage.command.CreateObjectCommand" => storage::create_object::CreateObjectCommand, Storage, Pool, Support::Partial("volumes, not snapshots");
-    "org.apache.cloudstack.storage.command.DeleteCommand" => storage::delete::DeleteCommand, Storage, Pool, Support::Partial("volumes, not snapshots");
+    "org.apache.cloudstack.storage.command.CopyCommand" => storage::copy::CopyCommand, Storage, Pool, Support::Done;
+    "org.apache.cloudstack.storage.command.CreateObjectCommand" => storage::create_object::CreateObjectCommand, Storage, Pool, Support::Partial("full snapshots, not incremental ones");
+    "org.apache.cloudstack.storage.command.DeleteCommand" => storage::delete::DeleteCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.storage.command.DettachCommand" => storage::dettach::DettachCommand, Storage, Pool, Support::Done;
+    "org.apache.cloudstack.storage.command.RevertSnapshotCommand" => storage::revert_snapshot::RevertSnapshotCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.storage.command.browser.ListDataStoreObjectsCommand" => storage::list_data_store_objects::ListDataStoreObjectsCommand, Storage, Pool, Support::Done;
 }
 

@@ -162,6 +162,8 @@ pub struct SnapshotObject {
     pub name: String,
     #[serde(default, deserialize_with = "lenient::int")]
     pub id: i64,
+    #[serde(default, deserialize_with = "lenient::int")]
+    pub account_id: i64,
     /// Oldest first.
     #[serde(default, deserialize_with = "lenient::or_default")]
     pub parents: Vec<String>,

@@ -94,6 +94,8 @@ impl Volumes {
         let plain = source.format == copy.target_format
             && source.backing.is_none()
             && copy.snapshot.is_none()
+            // The memory of a guest must not get into volumes and templates of others.
+            && !source.has_snapshots
             && copy.provisioning == Provisioning::Thin
             && (copy.source_passphrase, copy.target_passphrase) == (None, None);
         if self.disks.exists(copy.target).await? {

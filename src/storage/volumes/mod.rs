@@ -48,6 +48,8 @@ pub struct VolumeFacts {
     pub backing: Option<PathBuf>,
     pub backing_format: Option<String>,
     pub encrypted: bool,
+    /// Whether it has snapshots inside, which may have the memory of a guest.
+    pub has_snapshots: bool,
 }
 
 /// A volume to be made.
@@ -191,6 +193,7 @@ impl Volumes {
             backing: info.backing,
             backing_format: info.backing_format,
             encrypted: info.encrypted,
+            has_snapshots: !info.snapshots.is_empty(),
         })
     }
 
@@ -218,7 +221,8 @@ impl Volumes {
         Ok(self.disks.delete(path).await?)
     }
 
-    async fn unused(&self, root: &Path, path: &Path) -> Result<(), VolumeError> {
+    /// Fails if another image in the pool, or beside it, is based on this one.
+    pub async fn unused(&self, root: &Path, path: &Path) -> Result<(), VolumeError> {
         let root = root.to_owned();
         let user =
             self.disks.run("looking for users of", path, SCAN, move |path| users::find(&root, path)).await?;
