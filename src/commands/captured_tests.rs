@@ -4,6 +4,7 @@
 
 use super::testing::Bench;
 use super::{Answer, NoFields, Reply, table};
+use crate::hypervisor::SnapshotOptions;
 use crate::storage::testing::{qemu_img, run};
 use crate::wire::Element;
 use serde_json::{Map, Value};
@@ -266,6 +267,15 @@ async fn prepare(class: &str, fields: &Value, directory: &Path, bench: &Bench) {
             let path = path.join(fields["path"].as_str().unwrap());
             let size = fields["currentSize"].to_string();
             run(&["qemu-img", "create", "-q", "-f", "qcow2", path.to_str().unwrap(), &size]).await.unwrap();
+            return;
+        }
+        // Captured before its snapshot was deleted.
+        "RevertToVMSnapshotCommand" => {
+            let name = fields["target"]["snapshotName"].as_str().unwrap();
+            let (guest, options) = (fields["vmName"].as_str().unwrap(), SnapshotOptions::default());
+            let document = format!("<domainsnapshot><name>{name}</name></domainsnapshot>");
+            let hypervisor = &bench.ctx.services.hypervisor;
+            hypervisor.create_snapshot(guest, &document, options, bench.ctx.deadline).await.unwrap();
             return;
         }
         _ => return,

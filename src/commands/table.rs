@@ -20,7 +20,10 @@ registry! {
     "com.cloud.agent.api.CleanupNetworkRulesCmd" => host::cleanup_network_rules::CleanupNetworkRulesCmd, Host, Inline, Support::Done;
     "com.cloud.agent.api.CleanupPersistentNetworkResourceCommand" => network::cleanup_persistent_network_resource::CleanupPersistentNetworkResourceCommand, Network, Pool, Support::Done;
     "com.cloud.agent.api.CreateStoragePoolCommand" => storage::create_storage_pool::CreateStoragePoolCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.CreateVMSnapshotCommand" => vm::create_vm_snapshot::CreateVmSnapshotCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.DeleteStoragePoolCommand" => storage::delete_storage_pool::DeleteStoragePoolCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.DeleteVMSnapshotCommand" => vm::delete_vm_snapshot::DeleteVmSnapshotCommand, Vm, Pool, Support::Done;
+    "com.cloud.agent.api.FreezeThawVMCommand" => vm::freeze_thaw_vm::FreezeThawVmCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetHostStatsCommand" => host::get_host_stats::GetHostStatsCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.GetRemoteVmsCommand" => vm::unmanaged::get_remote_vms::GetRemoteVmsCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.GetStorageStatsCommand" => storage::get_storage_stats::GetStorageStatsCommand, Storage, Pool, Support::Done;
@@ -48,6 +51,8 @@ registry! {
     "com.cloud.agent.api.ReadyCommand" => agent::ready::ReadyCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.RebootCommand" => vm::reboot::RebootCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.ReplugNicCommand" => network::replug_nic::ReplugNicCommand, Network, Pool, Support::Partial("the card keeps its limit of bandwidth");
+    "com.cloud.agent.api.RestoreVMSnapshotCommand" => vm::restore_vm_snapshot::RestoreVmSnapshotCommand, Vm, Pool, Support::Done;
+    "com.cloud.agent.api.RevertToVMSnapshotCommand" => vm::revert_to_vm_snapshot::RevertToVmSnapshotCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.RollingMaintenanceCommand" => host::rolling_maintenance::RollingMaintenanceCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.ScaleVmCommand" => vm::scale_vm::ScaleVmCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.SetHostParamsCommand" => agent::set_host_params::SetHostParamsCommand, Agent, Pool, Support::Partial("passes over parameters other than migratewait and router.aggregation.command.each.timeout");

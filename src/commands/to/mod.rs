@@ -13,6 +13,7 @@ pub mod nic;
 pub mod passphrase;
 pub mod store;
 pub mod vm;
+pub mod vm_snapshot;
 
 pub use data::{Data, SnapshotObject, TemplateObject, VolumeObject};
 pub use disk::DiskTo;
@@ -22,3 +23,4 @@ pub use nic::NicTo;
 pub use passphrase::Passphrase;
 pub use store::{NfsStore, PrimaryStore, StorageFiler, Store};
 pub use vm::{Era, VirtualMachineTo};
+pub use vm_snapshot::VmSnapshotTo;

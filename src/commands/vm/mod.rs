@@ -1,6 +1,9 @@
 //! Commands about guests.
 
 pub mod check_virtual_machine;
+pub mod create_vm_snapshot;
+pub mod delete_vm_snapshot;
+pub mod freeze_thaw_vm;
 pub mod get_vm_disk_stats;
 pub mod get_vm_ip_address;
 pub mod get_vm_network_stats;
@@ -11,12 +14,15 @@ pub mod guest_spec;
 pub(super) mod launch;
 pub mod moving;
 pub mod reboot;
+pub mod restore_vm_snapshot;
+pub mod revert_to_vm_snapshot;
 pub mod scale_vm;
 pub mod start;
 pub mod stop;
 #[cfg(test)]
 mod testing;
 pub mod unmanaged;
+mod vm_snapshots;
 
 use super::fault::{Fault, fault_from};
 use crate::hypervisor::HypervisorError;
