@@ -5,11 +5,13 @@
 
 mod devices;
 mod domain;
+mod snapshots;
 
 use uuid::Uuid;
 
 pub use devices::*;
 pub use domain::*;
+pub use snapshots::*;
 
 use super::pools::NetfsPool;
 use crate::xml::{Element, XmlError, parse};
@@ -123,22 +125,6 @@ pub fn secret_usage(text: &str) -> Option<String> {
     let root = parse(text).ok()?;
     let usage = root.at("usage")?;
     usage.children.first().map(|name| name.text.clone())
-}
-
-/// What the agent needs of a snapshot's XML.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotDescription {
-    pub parent: Option<String>,
-    /// Seconds since 1970.
-    pub creation_time: Option<u64>,
-}
-
-pub fn snapshot(text: &str) -> Result<SnapshotDescription, XmlError> {
-    let root = rooted(text, "domainsnapshot")?;
-    Ok(SnapshotDescription {
-        parent: root.text_at("parent/name"),
-        creation_time: root.text_at("creationTime").and_then(|time| time.parse().ok()),
-    })
 }
 
 #[cfg(test)]

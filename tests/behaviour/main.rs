@@ -25,6 +25,7 @@ mod real_migration;
 mod real_nics;
 mod real_orphans;
 mod real_scaling;
+mod real_snapshots;
 mod real_unmanaged;
 mod real_volumes;
 mod registration;

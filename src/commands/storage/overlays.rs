@@ -5,7 +5,6 @@ use super::files;
 use crate::commands::{Ctx, Fault};
 use crate::hypervisor::{DomainState, HypervisorError, Object, Passwords, SnapshotOptions, xml};
 use crate::journal::{Action, Work};
-use crate::xml::Element;
 use std::path::PathBuf;
 
 /// A new file over a disk of a guest.
@@ -46,27 +45,16 @@ impl Frozen<'_> {
             quiesce: self.quiesce,
             ..SnapshotOptions::default()
         };
-        let document = self.document(&disks).to_string();
+        // Empty drives have nothing to be frozen.
+        let listed = disks.iter().filter(|disk| disk.source.is_some()).map(|disk| {
+            let overlay = self.overlays.iter().find(|overlay| overlay.device == disk.target);
+            (disk.target.as_str(), overlay.map(|overlay| overlay.path.to_string_lossy()))
+        });
+        let listed: Vec<_> = listed.collect();
+        let document =
+            xml::overlay_snapshot(listed.iter().map(|(disk, overlay)| (*disk, overlay.as_deref())));
         let hypervisor = &ctx.services.hypervisor;
         Ok(hypervisor.create_snapshot(self.guest, &document, options, files::deadline(ctx)).await?)
-    }
-
-    /// All disks but the frozen ones stay as they are.
-    fn document(&self, disks: &[xml::DiskDescription]) -> Element {
-        let disk = |disk: &xml::DiskDescription| {
-            let element = Element::new("disk").with("name", &disk.target);
-            match self.overlays.iter().find(|overlay| overlay.device == disk.target) {
-                None => element.with("snapshot", "no"),
-                Some(overlay) => element
-                    .with("snapshot", "external")
-                    .child(Element::new("driver").with("type", "qcow2"))
-                    .child(Element::new("source").with("file", overlay.path.display())),
-            }
-        };
-        let listed = disks.iter().filter(|disk| disk.source.is_some()).map(disk);
-        Element::new("domainsnapshot")
-            .child(Element::new("memory").with("snapshot", "no"))
-            .child(Element::new("disks").children(listed))
     }
 
     /// Merges what the guest has written back into the frozen files. A guest that ran before and was
@@ -116,26 +104,4 @@ pub(super) async fn state(ctx: &Ctx, guest: &str) -> Result<DomainState, Fault> 
 
 fn missing(guest: &str) -> HypervisorError {
     HypervisorError::NotFound { what: Object::Guest, name: guest.to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn disks_that_are_not_frozen_are_named_as_such() {
-        let document = "<domain><name>i-2-3-VM</name><devices>\
-            <disk type='file' device='disk'><source file='/p/root'/><target dev='vda'/></disk>\
-            <disk type='file' device='disk'><source file='/p/data'/><target dev='vdb'/></disk>\
-            <disk type='file' device='cdrom'><target dev='hdc'/></disk></devices></domain>";
-        let disks = xml::domain(document).unwrap().disks;
-        let overlay = Overlay { device: "vdb".into(), base: "/p/data".into(), path: "/p/a'b".into() };
-        let frozen = Frozen { guest: "i-2-3-VM", overlays: &[overlay], quiesce: false };
-        assert_eq!(
-            frozen.document(&disks).to_string(),
-            "<domainsnapshot><memory snapshot='no'/><disks><disk name='vda' snapshot='no'/>\
-             <disk name='vdb' snapshot='external'><driver type='qcow2'/><source file='/p/a&apos;b'/></disk>\
-             </disks></domainsnapshot>"
-        );
-    }
 }

@@ -4,10 +4,9 @@
 use super::vm_snapshots;
 use crate::commands::to::{Echo, VmSnapshotTo, VolumeObject};
 use crate::commands::{Claims, Command, Ctx, Fault, Reply};
-use crate::hypervisor::{DomainState, SnapshotOptions};
+use crate::hypervisor::{DomainState, SnapshotOptions, xml};
 use crate::journal::Action;
 use crate::wire::lenient;
-use crate::xml::Element;
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,10 +55,7 @@ impl Command for CreateVmSnapshotCommand {
 }
 
 async fn take(ctx: &Ctx, guest: &str, name: &str) -> Result<(), Fault> {
-    let document = Element::new("domainsnapshot")
-        .child(Element::new("name").content(name))
-        .child(Element::new("memory").with("snapshot", "internal"))
-        .to_string();
+    let document = xml::memory_snapshot(name);
     let mut work = ctx.services.journal.begin("take a snapshot of a guest", guest, &ctx.logid).await;
     let result = async {
         let (of, snapshot) = (guest.to_owned(), name.to_owned());

@@ -4,9 +4,8 @@
 use super::vm_snapshots::{self, checked};
 use crate::commands::to::{Echo, VmSnapshotTo, VolumeObject};
 use crate::commands::{Claims, Command, Ctx, Fault, Reply};
-use crate::hypervisor::{Flavour, SnapshotOptions};
+use crate::hypervisor::{Flavour, SnapshotOptions, xml};
 use crate::wire::lenient;
-use crate::xml::{self, Element};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, serde::Deserialize)]
@@ -41,12 +40,11 @@ impl Command for RestoreVmSnapshotCommand {
 
     async fn handle(self, ctx: Ctx) -> Result<Reply<RestoreVmSnapshotAnswer>, Fault> {
         let (guest, hypervisor) = (&self.vm_name, &ctx.services.hypervisor);
-        // With passwords, since a guest that is reverted goes on with what is in here.
+        // With passwords, since a guest that is reverted goes on with what is in here: never log it.
         let document = hypervisor.domain_xml(guest, Flavour::Secure).await?;
         let document = document.ok_or_else(|| {
             Fault::new(format!("Restore VM snapshot Failed due to can not find vm: {guest}"))
         })?;
-        let domain = xml::parse(&document).map_err(|error| Fault::from_error(&error))?;
         let known = hypervisor.snapshots(guest).await?;
         let mut known: BTreeSet<String> = known.into_iter().map(|snapshot| snapshot.name).collect();
         for snapshot in self.parents_first() {
@@ -55,7 +53,8 @@ impl Command for RestoreVmSnapshotCommand {
                 continue;
             }
             let parent = self.parent(snapshot).filter(|parent| known.contains(*parent));
-            let text = redefinition(snapshot, parent, domain.clone()).to_string();
+            let text = xml::known_snapshot(name, parent, snapshot.create_time / 1000, &document)
+                .map_err(|error| Fault::from_error(&error))?;
             let options =
                 SnapshotOptions { redefine: true, current: snapshot.current, ..SnapshotOptions::default() };
             hypervisor.create_snapshot(guest, &text, options, ctx.deadline).await?;
@@ -90,17 +89,6 @@ impl RestoreVmSnapshotCommand {
             }
         }
     }
-}
-
-/// It has the passwords of the guest: never log it.
-fn redefinition(snapshot: &VmSnapshotTo, parent: Option<&str>, domain: Element) -> Element {
-    let text = |name: &str, text: &str| Element::new(name).content(text);
-    Element::new("domainsnapshot")
-        .child(text("name", &snapshot.snapshot_name))
-        .child(text("state", "running"))
-        .child_some(parent.map(|parent| Element::new("parent").child(text("name", parent))))
-        .child(Element::new("creationTime").content(snapshot.create_time / 1000))
-        .child(domain)
 }
 
 #[cfg(test)]
