@@ -1,12 +1,15 @@
 //! Carries out what the journal says: undoes or finishes steps of commands.
 
 use crate::errors::chain;
-use crate::hypervisor::{Deletion, Detached, DomainState, Hypervisor, HypervisorError, Object, PowerState};
+use crate::hypervisor::{
+    Deletion, Detached, DomainState, Hypervisor, HypervisorError, JobEnd, Object, Passwords, PowerState,
+};
 use crate::journal::{Action, Execute};
 use crate::network::Bridges;
 use crate::storage::Storage;
 use crate::storage::disk::DEADLINE;
 use crate::storage::names::RelativePath;
+use crate::storage::volumes::VolumeError;
 use std::future::Future;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -44,6 +47,9 @@ impl Recovery {
             Action::RemoveStored { url, path, directory } => self.remove_stored(url, path, *directory).await,
             Action::MoveBack { from, to } => absent_is_fine(tokio::fs::rename(from, to).await),
             Action::DestroyGuest { guest } => told(self.hypervisor.destroy(guest).await),
+            Action::CancelMerge { guest, device, base, overlay } => {
+                self.cancel_merge(guest, device, base, overlay).await
+            }
             Action::ResumeGuest { guest } => self.resume(guest).await,
             Action::UndefineSecret { uuid } => match Uuid::try_parse(uuid) {
                 Ok(uuid) => told(self.hypervisor.undefine_secret(uuid).await),
@@ -110,9 +116,7 @@ impl Recovery {
 
     /// Nothing that the guest has written may be lost, whether it still runs or not.
     async fn merge(&self, guest: &str, device: &str, base: &Path, overlay: &Path) -> Result<(), String> {
-        let state = self.hypervisor.state(guest).await.map_err(|error| chain(&error))?;
-        let runs = state.is_some_and(|(state, _)| state.power() == PowerState::On);
-        if runs {
+        if self.runs(guest).await? {
             let base = base.to_string_lossy();
             let merge = self.hypervisor.commit_and_pivot(guest, device, &base, false, LONG);
             merge.await.map_err(|error| chain(&error))?;
@@ -142,6 +146,44 @@ impl Recovery {
             None => {}
         }
         absent_is_fine(tokio::fs::remove_file(target).await)
+    }
+
+    async fn cancel_merge(
+        &self,
+        guest: &str,
+        device: &str,
+        base: &Path,
+        overlay: &Path,
+    ) -> Result<(), String> {
+        if !self.runs(guest).await? {
+            return Ok(());
+        }
+        if self.hypervisor.block_job(guest, device).await.map_err(|error| chain(&error))?.is_some() {
+            let cancelled = self.hypervisor.end_block_job(guest, device, JobEnd::Cancel).await;
+            cancelled.map_err(|error| chain(&error))?;
+        }
+        let found = self.hypervisor.describe(guest, Passwords::LeftOut).await;
+        let found = found.map_err(|error| chain(&error))?;
+        let disk = found.iter().flat_map(|guest| &guest.description.disks).find(|disk| disk.target == device);
+        let has = |file: &Path| {
+            disk.is_some_and(|disk| {
+                disk.source.iter().chain(&disk.backing).any(|layer| Path::new(layer) == file)
+            })
+        };
+        if !has(base) || has(overlay) {
+            return Ok(());
+        }
+        // Others may still be based on it; the next attempt to merge finds them.
+        let directory = overlay.parent().unwrap_or(overlay);
+        match self.storage.volumes.delete(directory, overlay).await {
+            Ok(()) | Err(VolumeError::InUse { .. }) => Ok(()),
+            Err(error) => Err(chain(&error)),
+        }
+    }
+
+    async fn runs(&self, guest: &str) -> Result<bool, String> {
+        let state = self.hypervisor.state(guest).await.map_err(|error| chain(&error))?;
+        Ok(state.is_some_and(|(state, _)| state.power() == PowerState::On))
     }
 
     async fn resume(&self, guest: &str) -> Result<(), String> {

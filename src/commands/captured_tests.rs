@@ -37,6 +37,9 @@ const POOLS: [&str; 4] = [
     "9572a059-c161-4d90-8fb4-2cc51dcc2325",
 ];
 
+const POOL: &str = "org.apache.cloudstack.storage.to.PrimaryDataStoreTO";
+const SNAPSHOT: &str = "org.apache.cloudstack.storage.to.SnapshotObjectTO";
+
 /// Command, members of its answer, why they may differ.
 const DIFFERENCES: [(&str, &str, &str); 5] = [
     (
@@ -218,6 +221,10 @@ fn adapted(class: &str, mut fields: Value, theirs: &Value) -> Value {
         "StopCommand" => fields["vmName"] = fields["vmName"].as_str().unwrap().replace("-1-", "-9-").into(),
         // Most of it was left out of the capture.
         "HandleConfigDriveIsoCommand" if fields["create"] == true => fields["isoData"] = "AAAA".into(),
+        // The guests of this test have other disks.
+        "CreateDiskOnlyVmSnapshotCommand" | "MergeDiskOnlyVmSnapshotCommand" => {
+            (fields["vmState"], fields["vmName"]) = ("Stopped".into(), "i-1-2-VM".into());
+        }
         // Nothing listens here, so the question fails at once.
         "NetworkUsageCommand" => fields["privateIP"] = "127.0.0.1".into(),
         _ => {}
@@ -239,17 +246,33 @@ fn relocated(fields: &Value, directory: &Path) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// Makes the template that a captured command clones, the volume that it resizes or takes a snapshot of,
-/// or what a guest starts with, where the pools of this test are.
+/// Makes the images that a captured command works on, where the pools of this test are: the template that
+/// it clones, the volume that it resizes, the volumes of which it takes a snapshot, the layers that it
+/// merges, what a guest starts with.
 async fn prepare(class: &str, fields: &Value, directory: &Path, bench: &Bench) {
-    let (data, store) = match class.rsplit('.').next().unwrap() {
+    match class.rsplit('.').next().unwrap() {
         "CopyCommand" => {
             let template = &fields["srcTO"]["org.apache.cloudstack.storage.to.TemplateObjectTO"];
-            (template, &template["imageDataStore"])
+            image(template, &template["imageDataStore"], directory, None).await;
         }
         "CreateObjectCommand" => {
-            let volume = &fields["data"]["org.apache.cloudstack.storage.to.SnapshotObjectTO"]["volume"];
-            (volume, &volume["dataStore"])
+            empty_pools(directory);
+            let volume = &fields["data"][SNAPSHOT]["volume"];
+            image(volume, &volume["dataStore"], directory, None).await;
+        }
+        "CreateDiskOnlyVmSnapshotCommand" => {
+            for volume in fields["volumeTOs"].as_array().unwrap() {
+                image(volume, &volume["dataStore"], directory, None).await;
+            }
+        }
+        "MergeDiskOnlyVmSnapshotCommand" => {
+            empty_pools(directory);
+            for tree in fields["snapshotMergeTreeToList"].as_array().unwrap() {
+                let parent = &tree["parent"][SNAPSHOT];
+                let child = &parent["volume"];
+                let base = image(parent, &parent["dataStore"], directory, None).await;
+                image(child, &child["dataStore"], directory, base.as_deref()).await;
+            }
         }
         "StartCommand" => {
             std::fs::create_dir_all(bench.dir().join("sys/class/net/cloudbr0/bridge")).unwrap();
@@ -260,14 +283,12 @@ async fn prepare(class: &str, fields: &Value, directory: &Path, bench: &Bench) {
                 let base = if disk["type"] == "ISO" { &drives } else { &directory.join(POOLS[0]) };
                 std::fs::write(base.join(path), "").unwrap();
             }
-            return;
         }
         "ResizeVolumeCommand" => {
             let path = directory.join(fields["pool"]["uuid"].as_str().unwrap());
             let path = path.join(fields["path"].as_str().unwrap());
             let size = fields["currentSize"].to_string();
             run(&["qemu-img", "create", "-q", "-f", "qcow2", path.to_str().unwrap(), &size]).await.unwrap();
-            return;
         }
         // Captured before its snapshot was deleted.
         "RevertToVMSnapshotCommand" => {
@@ -276,15 +297,30 @@ async fn prepare(class: &str, fields: &Value, directory: &Path, bench: &Bench) {
             let document = format!("<domainsnapshot><name>{name}</name></domainsnapshot>");
             let hypervisor = &bench.ctx.services.hypervisor;
             hypervisor.create_snapshot(guest, &document, options, bench.ctx.deadline).await.unwrap();
-            return;
         }
-        _ => return,
+        _ => {}
+    }
+}
+
+/// Captured commands use the same names at other times for other images.
+fn empty_pools(directory: &Path) {
+    for pool in POOLS {
+        std::fs::remove_dir_all(directory.join(pool)).unwrap();
+        std::fs::create_dir(directory.join(pool)).unwrap();
+    }
+}
+
+/// Makes an image where `data` is in its pool, over a base or empty; gives its path.
+async fn image(data: &Value, store: &Value, directory: &Path, base: Option<&str>) -> Option<String> {
+    let (pool, name) = (store[POOL]["uuid"].as_str()?, data["path"].as_str()?);
+    let path = directory.join(pool).join(name).to_str().unwrap().to_owned();
+    let create = ["qemu-img", "create", "-q", "-f", "qcow2"];
+    let rest: &[&str] = match base {
+        None => &[&path, "64M"],
+        Some(base) => &["-F", "qcow2", "-b", base, &path],
     };
-    let store = &store["org.apache.cloudstack.storage.to.PrimaryDataStoreTO"];
-    let (Some(pool), Some(name)) = (store["uuid"].as_str(), data["path"].as_str()) else { return };
-    let path = directory.join(pool).join(name);
-    let path = path.to_str().unwrap();
-    run(&["qemu-img", "create", "-q", "-f", "qcow2", path, "64M"]).await.unwrap();
+    run(&[&create[..], rest].concat()).await.unwrap();
+    Some(path)
 }
 
 /// Commands of which nothing is compared here, and why.
@@ -294,7 +330,13 @@ fn left_out(class: &str, fields: &Value, theirs: &Value) -> Option<&'static str>
         "StartCommand" if theirs["result"] == false => {
             Some("the host of the capture lacked parts of its kernel")
         }
-        "CopyCommand" | "CreateObjectCommand" | "ResizeVolumeCommand" if qemu_img().is_none() => {
+        "CopyCommand"
+        | "CreateObjectCommand"
+        | "CreateDiskOnlyVmSnapshotCommand"
+        | "MergeDiskOnlyVmSnapshotCommand"
+        | "ResizeVolumeCommand"
+            if qemu_img().is_none() =>
+        {
             Some("takes qemu-img")
         }
         "PlugNicCommand" => {

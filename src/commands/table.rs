@@ -66,10 +66,14 @@ registry! {
     "com.cloud.agent.api.storage.CheckAndRepairVolumeCommand" => storage::check_and_repair_volume::CheckAndRepairVolumeCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.storage.CheckStorageAvailabilityCommand" => storage::check_storage_availability::CheckStorageAvailabilityCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.storage.CopyVolumeCommand" => storage::copy_volume_command::CopyVolumeCommand, Storage, Pool, Support::Partial("not managed storage");
+    "com.cloud.agent.api.storage.CreateDiskOnlyVmSnapshotCommand" => storage::create_disk_only_vm_snapshot::CreateDiskOnlyVmSnapshotCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.storage.DeleteDiskOnlyVmSnapshotCommand" => storage::delete_disk_only_vm_snapshot::DeleteDiskOnlyVmSnapshotCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.storage.DestroyCommand" => storage::destroy::DestroyCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.storage.MergeDiskOnlyVmSnapshotCommand" => storage::merge_disk_only_vm_snapshot::MergeDiskOnlyVmSnapshotCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.storage.MigrateVolumeCommand" => storage::migrate_volume::MigrateVolumeCommand, Storage, Pool, Support::Partial("not managed storage; encrypted volumes only while their guest is off");
     "com.cloud.agent.api.storage.PrimaryStorageDownloadCommand" => storage::primary_storage_download::PrimaryStorageDownloadCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.storage.ResizeVolumeCommand" => storage::resize_volume::ResizeVolumeCommand, Storage, Pool, Support::Done;
+    "com.cloud.agent.api.storage.RevertDiskOnlyVmSnapshotCommand" => storage::revert_disk_only_vm_snapshot::RevertDiskOnlyVmSnapshotCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.agent.directdownload.CheckUrlCommand" => storage::check_url::CheckUrlCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.agent.directdownload.HttpDirectDownloadCommand" => storage::http_direct_download::HttpDirectDownloadCommand, Storage, Pool, Support::Done;
     "org.apache.cloudstack.agent.directdownload.HttpsDirectDownloadCommand" => storage::https_direct_download::HttpsDirectDownloadCommand, Storage, Pool, Support::Done;

@@ -47,6 +47,14 @@ pub enum Action {
         target: PathBuf,
         may_be_moved: bool,
     },
+    /// Gives up a merge of layers of a guest that runs. If it has come to its end already, `overlay` goes:
+    /// it is older than `base` by then.
+    CancelMerge {
+        guest: String,
+        device: String,
+        base: PathBuf,
+        overlay: PathBuf,
+    },
     ResumeGuest {
         guest: String,
     },
@@ -94,6 +102,9 @@ impl fmt::Display for Action {
             }
             Action::EndCopy { guest, device, target, .. } => {
                 write!(f, "give up moving disk {device} of guest {guest} to {}", target.display())
+            }
+            Action::CancelMerge { guest, device, overlay, .. } => {
+                write!(f, "give up merging {} on {device} of guest {guest}", overlay.display())
             }
             Action::ResumeGuest { guest } => write!(f, "resume guest {guest}"),
             Action::Unplug { bridge, .. } => write!(f, "take down bridge {bridge}"),

@@ -17,6 +17,7 @@ mod packaging;
 mod readme;
 mod real;
 mod real_devices;
+mod real_disk_snapshots;
 mod real_domain_xml;
 mod real_guest_commands;
 mod real_hypervisor;

@@ -5,7 +5,7 @@ use super::files;
 use crate::commands::{Ctx, Fault};
 use crate::hypervisor::{DomainState, HypervisorError, Object, Passwords, SnapshotOptions, xml};
 use crate::journal::{Action, Work};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A new file over a disk of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,4 +104,21 @@ pub(super) async fn state(ctx: &Ctx, guest: &str) -> Result<DomainState, Fault> 
 
 fn missing(guest: &str) -> HypervisorError {
     HypervisorError::NotFound { what: Object::Guest, name: guest.to_owned() }
+}
+
+/// The device of the disk whose file that is.
+pub(super) fn device_of<'a>(
+    disks: &'a [xml::DiskDescription],
+    path: &Path,
+    guest: &str,
+) -> Result<&'a str, Fault> {
+    let mut found =
+        disks.iter().filter(|disk| disk.source.as_deref().is_some_and(|source| Path::new(source) == path));
+    match (found.next(), found.next()) {
+        (Some(disk), None) => Ok(&disk.target),
+        (None, _) => Err(Fault::new(format!("Guest {guest} has no disk on {}", path.display()))),
+        (Some(_), Some(_)) => {
+            Err(Fault::new(format!("Guest {guest} has more than one disk on {}", path.display())))
+        }
+    }
 }

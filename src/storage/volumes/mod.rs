@@ -223,10 +223,7 @@ impl Volumes {
 
     /// Fails if another image in the pool, or beside it, is based on this one.
     pub async fn unused(&self, root: &Path, path: &Path) -> Result<(), VolumeError> {
-        let root = root.to_owned();
-        let user =
-            self.disks.run("looking for users of", path, SCAN, move |path| users::find(&root, path)).await?;
-        match user {
+        match self.based_on(root, path).await?.into_iter().next() {
             Some(by) => Err(VolumeError::InUse { path: path.to_owned(), by }),
             None => Ok(()),
         }
@@ -237,6 +234,13 @@ impl Volumes {
         let hint = image.passphrase.is_none().then_some(image.format);
         let roots = [image.path.parent().unwrap_or(image.path)];
         self.chain_within(image.path, hint, &roots).await.map(drop)
+    }
+
+    /// The images in the pool, and beside it, that are based on this one.
+    pub async fn based_on(&self, root: &Path, path: &Path) -> Result<Vec<PathBuf>, VolumeError> {
+        let root = root.to_owned();
+        let find = move |path: &Path| users::find(&root, path);
+        Ok(self.disks.run("looking for users of", path, SCAN, find).await?)
     }
 
     /// Gives a volume that no guest has open another size.

@@ -7,9 +7,10 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// An image beside `image`, or in the pool's directory `root`, that is based on it. Unfinished images
+/// The images beside `image`, and in the pool's directory `root`, that are based on it. Unfinished images
 /// count too.
-pub(super) fn find(root: &Path, image: &Path) -> io::Result<Option<PathBuf>> {
+pub(super) fn find(root: &Path, image: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
     let mut directories = vec![root];
     directories.extend(image.parent().filter(|parent| *parent != root));
     for directory in directories {
@@ -22,11 +23,11 @@ pub(super) fn find(root: &Path, image: &Path) -> io::Result<Option<PathBuf>> {
             if let Ok(Some(backing)) = backing_file(&path)
                 && same(directory, &backing, image)
             {
-                return Ok(Some(path));
+                found.push(path);
             }
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 fn same(directory: &Path, backing: &Path, image: &Path) -> bool {

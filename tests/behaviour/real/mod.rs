@@ -18,6 +18,7 @@ pub mod edge;
 pub mod guest;
 pub mod host;
 pub mod pair;
+pub mod scene;
 
 use cage::Cage;
 use std::io::Write;
