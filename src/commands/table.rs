@@ -19,6 +19,7 @@ registry! {
     "com.cloud.agent.api.CheckVolumeCommand" => storage::check_volume::CheckVolumeCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.CleanupNetworkRulesCmd" => host::cleanup_network_rules::CleanupNetworkRulesCmd, Host, Inline, Support::Done;
     "com.cloud.agent.api.CleanupPersistentNetworkResourceCommand" => network::cleanup_persistent_network_resource::CleanupPersistentNetworkResourceCommand, Network, Pool, Support::Done;
+    "com.cloud.agent.api.ConvertSnapshotCommand" => storage::convert_snapshot::ConvertSnapshotCommand, Storage, Pool, Support::Partial("if all that the snapshot is based on is on the same secondary storage");
     "com.cloud.agent.api.CreateStoragePoolCommand" => storage::create_storage_pool::CreateStoragePoolCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.CreateVMSnapshotCommand" => vm::create_vm_snapshot::CreateVmSnapshotCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.DeleteStoragePoolCommand" => storage::delete_storage_pool::DeleteStoragePoolCommand, Storage, Pool, Support::Done;
@@ -50,6 +51,7 @@ registry! {
     "com.cloud.agent.api.PropagateResourceEventCommand" => agent::propagate_resource_event::PropagateResourceEventCommand, Agent, Inline, Support::Refused("servers send it to each other, never to a host");
     "com.cloud.agent.api.ReadyCommand" => agent::ready::ReadyCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.RebootCommand" => vm::reboot::RebootCommand, Vm, Pool, Support::Done;
+    "com.cloud.agent.api.RemoveBitmapCommand" => storage::remove_bitmap::RemoveBitmapCommand, Storage, Pool, Support::Done;
     "com.cloud.agent.api.ReplugNicCommand" => network::replug_nic::ReplugNicCommand, Network, Pool, Support::Partial("the card keeps its limit of bandwidth");
     "com.cloud.agent.api.RestoreVMSnapshotCommand" => vm::restore_vm_snapshot::RestoreVmSnapshotCommand, Vm, Pool, Support::Done;
     "com.cloud.agent.api.RevertToVMSnapshotCommand" => vm::revert_to_vm_snapshot::RevertToVmSnapshotCommand, Vm, Pool, Support::Done;

@@ -3,7 +3,7 @@
 
 use crate::real::scene::Scene;
 use crate::real::with_libvirt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn disks_go_on_over_their_snapshots_and_are_merged_again() {
@@ -111,4 +111,28 @@ fn an_agent_that_is_killed_while_it_merges_disks_can_do_it_again() {
 
 fn class(verb: &str) -> String {
     format!("com.cloud.agent.api.storage.{verb}DiskOnlyVmSnapshotCommand")
+}
+
+#[test]
+fn a_bitmap_of_a_guest_that_runs_goes_once() {
+    with_libvirt(async |cage| {
+        let scene = Scene::new(cage, &[]).await;
+        let monitor = async |command: Value| {
+            cage.virsh(&["qemu-monitor-command", &scene.guest.name, &command.to_string()]).await
+        };
+        let blocks: Value = serde_json::from_str(&monitor(json!({"execute": "query-block"})).await).unwrap();
+        let inserted = blocks["return"].as_array().unwrap().iter().map(|block| &block["inserted"]);
+        let data = scene.file("data");
+        let ours = inserted.clone().find(|image| image["file"] == data.to_str().unwrap()).unwrap();
+        let bitmap = json!({"node": ours["node-name"], "name": "s"});
+        monitor(json!({"execute": "block-dirty-bitmap-add", "arguments": bitmap})).await;
+        let has = async || monitor(json!({"execute": "query-block"})).await.contains("\"name\":\"s\"");
+        assert!(has().await);
+        let fields =
+            json!({"snapshotObjectTO": scene.snapshot(Some("snapshots/1/2/s")), "isVmRunning": true});
+        for _ in 0..2 {
+            scene.edge.good("com.cloud.agent.api.RemoveBitmapCommand", fields.clone()).await;
+            assert!(!has().await);
+        }
+    });
 }

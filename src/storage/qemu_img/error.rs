@@ -38,6 +38,8 @@ pub enum QemuImgError {
     Check { path: PathBuf, reason: String },
     #[error("Cannot change the snapshots inside {}: {reason}", path.display())]
     Snapshot { path: PathBuf, reason: String },
+    #[error("Cannot change the bitmaps of {}: {reason}", path.display())]
+    Bitmap { path: PathBuf, reason: String },
     #[error("qemu-img could not {operation} {}", path.display())]
     Run { operation: &'static str, path: PathBuf, source: ExecError },
     #[error("qemu-img says of {} what this agent does not understand: please report it with its version", path.display())]
@@ -66,6 +68,7 @@ pub(super) enum Operation {
     Commit,
     Check,
     Snapshot,
+    Bitmap,
 }
 
 impl Operation {
@@ -80,6 +83,7 @@ impl Operation {
             Operation::Commit => "merge",
             Operation::Check => "check",
             Operation::Snapshot => "change the snapshots of",
+            Operation::Bitmap => "change the bitmaps of",
         }
     }
 }
@@ -103,6 +107,7 @@ pub(super) fn failed(operation: Operation, path: &Path, reason: String) -> QemuI
         Operation::Commit => QemuImgError::Commit { path, reason },
         Operation::Check => QemuImgError::Check { path, reason },
         Operation::Snapshot => QemuImgError::Snapshot { path, reason },
+        Operation::Bitmap => QemuImgError::Bitmap { path, reason },
     }
 }
 

@@ -248,6 +248,17 @@ impl QemuImg {
         self.run(Operation::Snapshot, path, program).await.map(|_| true)
     }
 
+    /// Removes a bitmap of an image that no guest has open. Says whether there was one.
+    pub async fn remove_bitmap(&self, path: &Path, name: &str) -> Result<bool, QemuImgError> {
+        let program = self.program("bitmap")?.args(["--remove", "-f", "qcow2"]);
+        let program = program.arg(absolute(path)?).arg(name).deadline(QUICK);
+        match self.run(Operation::Bitmap, path, program).await {
+            Ok(_) => Ok(true),
+            Err(QemuImgError::Bitmap { reason, .. }) if reason.contains("not found") => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn program(&self, subcommand: &str) -> Result<Program, QemuImgError> {
         let program = self.program.as_ref().ok_or(QemuImgError::Missing)?;
         Ok(Program::new(program).arg(subcommand))
