@@ -65,9 +65,10 @@ impl Command for ConvertSnapshotCommand {
 
 #[cfg(test)]
 mod tests {
+    use crate::commands::storage::testing::Secondary;
     use crate::commands::testing::Bench;
     use crate::journal::faults::{Fault, Faults};
-    use crate::storage::testing::{Secondary, run};
+    use crate::storage::testing::run;
     use serde_json::{Value, json};
 
     const CLASS: &str = "com.cloud.agent.api.ConvertSnapshotCommand";

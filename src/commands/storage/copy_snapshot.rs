@@ -1,8 +1,8 @@
 //! Steps of `CopyCommand` for snapshots: from a pool to secondary storage, and from either to a volume.
 
 use super::copy::{CopyCmdAnswer, Options};
-use super::copy_volume::new_directory;
 use super::files::{self, Fetch};
+use super::stored::Away;
 use crate::commands::to::answers::{NewSnapshot, NewVolume};
 use crate::commands::to::{Data, SnapshotObject, Store, VolumeObject};
 use crate::commands::{Ctx, Fault, Reply, place};
@@ -90,14 +90,14 @@ async fn back_up(
     let directory = RelativePath::new(backup.path.as_deref().unwrap_or_default().trim_start_matches('/'))?;
     // The name of a snapshot of the guest is the same for all of its volumes.
     let name = if kept.inside.is_some() { files::random_name(ctx, "")? } else { kept.name.clone() };
-    let mounted = ctx.services.storage.pools.secondary(&store.url).await?;
-    let target = directory.under(mounted.path()).join(name.as_str());
+    let away = Away::open(ctx, &store.url, &directory).await?;
+    let target = away.file(name.as_str());
     let subject = target.to_string_lossy().into_owned();
     let mut work = ctx.services.journal.begin("copy to secondary storage", &subject, &ctx.logid).await;
     let result = async {
-        new_directory(ctx, &mut work, &directory.under(mounted.path())).await?;
+        away.before_directory(ctx, &mut work).await?;
         if !ctx.services.storage.disks.exists(&target).await? {
-            work.before(Action::RemoveFile { path: target.clone() }).await?;
+            work.before(away.remove(name.as_str())).await?;
         }
         let facts = kept.copy_to(ctx, &target).await?;
         if kept.inside.is_none() && is_moved(options) {
@@ -110,9 +110,8 @@ async fn back_up(
         Ok::<VolumeFacts, Fault>(facts)
     };
     let result = result.await;
-    // The file system must be there for what is undone.
     let result = work.settle(result).await;
-    files::give_back(mounted).await;
+    away.close().await;
     let facts = result?;
     let path = format!("{directory}/{name}");
     tracing::info!(snapshot = %kept.name, path, "Snapshot is on secondary storage");

@@ -4,7 +4,7 @@ use crate::commands::to::{NfsStore, Passphrase, Store};
 use crate::commands::{Ctx, Fault};
 use crate::config::Secret;
 use crate::hypervisor::{Flavour, PowerState, xml};
-use crate::journal::Action;
+use crate::journal::{Action, Work};
 use crate::storage::disk::DEADLINE;
 use crate::storage::names::{RelativePath, VolumeName};
 use crate::storage::pools::{Pool, Secondary};
@@ -34,6 +34,14 @@ pub(super) async fn new_file<T: Send>(
     };
     let result = result.await;
     work.settle(result).await
+}
+
+/// Writes down that a directory, if it is about to be made, goes again.
+pub(super) async fn before_directory(ctx: &Ctx, work: &mut Work, directory: &Path) -> Result<(), Fault> {
+    if !ctx.services.storage.disks.exists(directory).await? {
+        work.before(Action::RemoveDirectory { path: directory.to_owned() }).await?;
+    }
+    Ok(())
 }
 
 /// The passphrase of an encrypted volume.

@@ -4,7 +4,6 @@
 //! The volume of a guest that runs is frozen while it is copied: the guest goes on in an overlay, which
 //! is merged back whatever becomes of the copy.
 
-use super::copy_volume::new_directory;
 use super::create_object::CreateObjectAnswer;
 use super::files::{self, DiskUser};
 use super::overlays::{self, Frozen, Overlay};
@@ -95,7 +94,7 @@ impl Source<'_> {
         let mut work = ctx.services.journal.begin("take a snapshot", &subject, &ctx.logid).await;
         let result = async {
             if let Some(directory) = target.parent() {
-                new_directory(ctx, &mut work, directory).await?;
+                files::before_directory(ctx, &mut work, directory).await?;
             }
             work.before(Action::RemoveFile { path: target.to_owned() }).await?;
             match frozen {
