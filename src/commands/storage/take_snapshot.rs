@@ -90,7 +90,11 @@ impl Source<'_> {
             .collect();
         let frozen =
             user.as_ref().map(|user| Frozen { guest: &user.guest, overlays: &overlays, quiesce: false });
-        let subject = self.path.to_string_lossy().into_owned();
+        // Of the guest, if there is one: it must not start anew before its overlay is merged.
+        let subject = match &user {
+            Some(user) => user.guest.clone(),
+            None => self.path.to_string_lossy().into_owned(),
+        };
         let mut work = ctx.services.journal.begin("take a snapshot", &subject, &ctx.logid).await;
         let result = async {
             if let Some(directory) = target.parent() {
