@@ -33,6 +33,7 @@
 mod connection;
 mod discipline;
 mod door;
+pub mod edge;
 mod event;
 mod inbound;
 mod ledger;

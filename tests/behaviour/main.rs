@@ -22,6 +22,7 @@ mod real_domain_xml;
 mod real_guest_commands;
 mod real_hypervisor;
 mod real_libvirt;
+mod real_life;
 mod real_migration;
 mod real_nics;
 mod real_orphans;

@@ -6,6 +6,7 @@
 use super::cage::Cage;
 use super::host::Host;
 use crate::harness::LIMIT;
+use cloudstack_agent::sim::edge::{EdgeZone, Request};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,6 +55,16 @@ impl<'a> Edge<'a> {
         cage.run(&["ip", "link", "set", BRIDGE, "up"]).await.unwrap();
         host.register().await;
         Edge { cage, host }
+    }
+
+    /// As the server sees it.
+    pub fn zone(&self) -> EdgeZone {
+        EdgeZone { pool: self.host.pool, directory: self.pool_dir(), bridge: BRIDGE.to_owned() }
+    }
+
+    /// Sends one command, which must succeed; gives the fields of the answer.
+    pub async fn asked(&self, request: Request) -> Value {
+        self.host.good(&request.class, request.fields).await
     }
 
     /// The local pool's directory.
