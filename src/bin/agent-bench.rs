@@ -7,10 +7,14 @@
 
 #[path = "agent-bench/child.rs"]
 mod child;
+#[path = "agent-bench/crowd.rs"]
+mod crowd;
 #[path = "agent-bench/figures.rs"]
 mod figures;
 #[path = "agent-bench/fleet.rs"]
 mod fleet;
+#[path = "agent-bench/guests.rs"]
+mod guests;
 #[path = "agent-bench/herd.rs"]
 mod herd;
 #[path = "agent-bench/load.rs"]
@@ -27,6 +31,8 @@ mod reconnects;
 mod rest;
 #[path = "agent-bench/startup.rs"]
 mod startup;
+#[path = "agent-bench/stream.rs"]
+mod stream;
 
 use clap::{Parser, ValueEnum};
 use figures::{Figure, Form};
@@ -88,6 +94,12 @@ enum Part {
     Reconnects,
     /// A thousand agents lose one server
     Herd,
+    /// Commands of a guest's life on a real libvirt with QEMU
+    Guests,
+    /// Many guests, on libvirt's test driver
+    Crowd,
+    /// Memory while a template is downloaded
+    Stream,
     /// Size of the binary
     Size,
     /// All of them; about five minutes
@@ -96,7 +108,7 @@ enum Part {
 
 impl Part {
     /// In the order of a whole run. `Idle` and `Return` mostly wait, so they wait together there.
-    const EACH: [Part; 8] = [
+    const EACH: [Part; 11] = [
         Part::Startup,
         Part::Roundtrip,
         Part::Memory,
@@ -104,6 +116,9 @@ impl Part {
         Part::Return,
         Part::Reconnects,
         Part::Herd,
+        Part::Guests,
+        Part::Crowd,
+        Part::Stream,
         Part::Size,
     ];
 
@@ -172,6 +187,9 @@ async fn measure(part: Part, place: &Place, options: &Options) -> Figures {
         Part::Return => outage::run(place).await,
         Part::Reconnects => reconnects::run(place, options.reconnects.max(200)).await,
         Part::Herd => herd::run(place, options.herd.max(1)).await,
+        Part::Guests => guests::run(place, options.runs.max(1)).await,
+        Part::Crowd => crowd::run(place, options.runs.max(1)).await,
+        Part::Stream => stream::run(place).await,
         Part::Size => rest::size(place),
         Part::All => Ok(Vec::new()),
     }

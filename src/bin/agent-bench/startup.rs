@@ -12,7 +12,7 @@ use cloudstack_agent::sim::{KeyKind, Pki, SimConfig, SimEvent, SimServer};
 use std::sync::Arc;
 use std::time::Duration;
 
-const SYSTEM: &str = "qemu:///system";
+pub const SYSTEM: &str = "qemu:///system";
 const LIMIT: Duration = Duration::from_secs(30);
 const JAVA: &str = "2350 ms";
 
@@ -85,13 +85,13 @@ async fn one(place: &Place, server: &SimServer, uri: &str) -> Result<Times, Fail
     Ok(Times { registered: since(startup.at), ready: since(ready.at) })
 }
 
-async fn has_system_libvirt() -> bool {
+pub async fn has_system_libvirt() -> bool {
     let hypervisor = Hypervisor::spawn(SYSTEM);
     tokio::time::timeout(Duration::from_secs(3), hypervisor.connected()).await.is_ok()
 }
 
 /// The pool lives in the daemon and would outlast the benchmark.
-async fn remove_pool() {
+pub async fn remove_pool() {
     if let Some(virsh) = find_program("virsh") {
         // Nothing is there to remove if no run got that far.
         let _ = Program::new(virsh).args(["-c", SYSTEM, "pool-destroy", POOL]).run().await;
