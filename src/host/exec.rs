@@ -11,7 +11,8 @@ use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use thiserror::Error;
@@ -76,6 +77,23 @@ impl fmt::Debug for Output {
 
 /// Sees standard output while the program runs.
 type Tap = Box<dyn FnMut(&[u8]) + Send>;
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
+static NANOSECONDS: AtomicU64 = AtomicU64::new(0);
+
+/// Programs that this process has run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ran {
+    pub count: u64,
+    /// From their start to their end, added up.
+    pub took: Duration,
+}
+
+/// What was run until now.
+pub fn ran() -> Ran {
+    let took = Duration::from_nanos(NANOSECONDS.load(Ordering::Relaxed));
+    Ran { count: COUNT.load(Ordering::Relaxed), took }
+}
 
 /// A program to run, by absolute path.
 #[must_use = "nothing is started before `run`"]
@@ -154,7 +172,16 @@ impl Program {
     }
 
     /// Runs the program to its end. An exit code other than 0 is not an error.
-    pub async fn run(mut self) -> Result<Output, ExecError> {
+    pub async fn run(self) -> Result<Output, ExecError> {
+        let begin = Instant::now();
+        let ended = self.run_to_its_end().await;
+        let took = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        NANOSECONDS.fetch_add(took, Ordering::Relaxed);
+        ended
+    }
+
+    async fn run_to_its_end(mut self) -> Result<Output, ExecError> {
         if !self.path.is_absolute() {
             return Err(ExecError::RelativePath { program: self.path });
         }

@@ -9,6 +9,7 @@ pub mod http;
 pub mod page;
 
 use crate::dispatch::Dispatcher;
+use crate::host::exec;
 use crate::hypervisor::Hypervisor;
 use crate::journal::Journal;
 use crate::status::board::Board;
@@ -46,6 +47,7 @@ impl Owners {
             requests_waiting: self.dispatcher.waiting(),
             commands,
             calls: self.hypervisor.figures(),
+            programs: exec::ran(),
             journal_leftovers: *self.journal.unfinished().borrow(),
         })
     }

@@ -6,6 +6,7 @@
 use crate::commands::registry::display_name;
 use crate::dispatch::stats::Counters;
 use crate::histogram::Histogram;
+use crate::host::exec::Ran;
 use crate::hypervisor::CallFigures;
 use crate::status::checks::CheckResult;
 use crate::status::snapshot::{CertificateSection, SessionSection, SessionState, Status};
@@ -58,6 +59,7 @@ pub struct Figures {
     pub requests_waiting: usize,
     pub commands: Counters,
     pub calls: Vec<CallFigures>,
+    pub programs: Ran,
     pub journal_leftovers: usize,
 }
 
@@ -239,6 +241,16 @@ fn owners(page: &mut Writer<'_>, figures: &Figures) -> Result {
         "cloudstack_agent_libvirt_calls_stuck",
         "Calls that were given up and have not returned yet; each holds a thread.",
         figures.calls.iter().map(|calls| (vec![("kind", calls.kind)], whole(calls.stuck))),
+    )?;
+    page.counter(
+        "cloudstack_agent_programs",
+        "Programs that were run, such as qemu-img.",
+        [(Vec::new(), figures.programs.count)],
+    )?;
+    page.counter(
+        "cloudstack_agent_program_seconds",
+        "From their start to their end, added up.",
+        [(Vec::new(), figures.programs.took.as_secs_f64())],
     )?;
     page.number(
         "cloudstack_agent_journal_leftovers",

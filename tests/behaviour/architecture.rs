@@ -65,7 +65,17 @@ const DEPENDENCIES: &[(&str, &[&str])] = &[
     ("status", &["service"]),
     (
         "metrics",
-        &["commands", "config", "dispatch", "histogram", "hypervisor", "journal", "service", "status"],
+        &[
+            "commands",
+            "config",
+            "dispatch",
+            "histogram",
+            "host",
+            "hypervisor",
+            "journal",
+            "service",
+            "status",
+        ],
     ),
     (
         "app",

@@ -46,7 +46,16 @@ fn lasting(status: &Document) -> Value {
         document.as_object_mut().unwrap().remove(path);
     }
     let session = document["session"].as_object_mut().unwrap();
-    let counters = ["session_number", "connects", "resets", "forgotten", "forgotten_at", "since"];
+    let counters = [
+        "session_number",
+        "connects",
+        "registrations",
+        "ends",
+        "resets",
+        "forgotten",
+        "forgotten_at",
+        "since",
+    ];
     let moments = ["last_ping_at", "last_reply_at", "missed_pings"];
     // The registration that was lost, which is shown as history.
     let history = ["last_disconnect_at", "last_disconnect_reason"];

@@ -84,7 +84,8 @@ async fn elsewhere(socket: &Path) -> Result<f64, Failure> {
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n").await?;
     let mut text = String::new();
     stream.read_to_string(&mut text).await?;
-    let sums = ["cloudstack_agent_libvirt_call_seconds_sum", "cloudstack_agent_program_seconds_sum"];
+    let sums =
+        ["cloudstack_agent_libvirt_call_duration_seconds_sum", "cloudstack_agent_program_seconds_total"];
     let of = |name: &str| {
         let values = text.lines().filter(|line| line.starts_with(name));
         values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()

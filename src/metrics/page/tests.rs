@@ -23,6 +23,7 @@ fn figures() -> Figures {
         requests_waiting: 1,
         commands: counters,
         calls: vec![CallFigures { kind: "storage", deadline_misses: 4, stuck: 2, latency }],
+        programs: Ran { count: 7, took: Duration::from_millis(1500) },
         journal_leftovers: 1,
     }
 }
@@ -78,6 +79,8 @@ fn a_page_says_what_is_known() {
         "cloudstack_agent_libvirt_connected 1",
         r#"cloudstack_agent_guests{state="running"} 12"#,
         "cloudstack_agent_certificate_days_left 251",
+        "cloudstack_agent_programs_total 7",
+        "cloudstack_agent_program_seconds_total 1.5",
         "cloudstack_agent_orphans 2",
         "cloudstack_agent_journal_leftovers 1",
     ] {
