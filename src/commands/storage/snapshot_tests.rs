@@ -218,6 +218,34 @@ fn backup(bench: &Bench, secondary: &Secondary, taken: &Path, options: Value) ->
 }
 
 #[tokio::test]
+async fn a_snapshot_on_secondary_storage_is_complete_or_none() {
+    let Some(secondary) = Secondary::new().await else { return };
+    // Steps of the journal: directory, file, commit.
+    for at in 1..=3 {
+        for fault in [Fault::Error { at }, Fault::Crash { at }] {
+            let mut bench = Bench::with_pool_and_nfs_and_faults(&secondary.nfs, Faults::new(fault)).await;
+            volume(&bench).await;
+            let mut data = snapshot(&bench, None);
+            data[SNAPSHOT]["imageStore"] = secondary.store();
+            refused(&mut bench, "CreateObjectCommand", json!({"data": data})).await;
+            // As after a restart, when it is not mounted any more.
+            assert!(secondary.is_unmounted(), "{fault:?}");
+            bench.ctx.services.journal.recover().await;
+            assert_eq!(secondary.files(), [""; 0], "{fault:?}");
+            assert!(!secondary.content.path().join("snapshots/2/5").exists(), "{fault:?}");
+            assert_eq!(bench.pool_files(), ["t", "v"], "{fault:?}");
+
+            let answer = good(&mut bench, "CreateObjectCommand", json!({"data": data})).await;
+            let path = answer["data"][SNAPSHOT]["path"].as_str().unwrap();
+            assert!(path.starts_with("snapshots/2/5/"), "{path}");
+            has(&secondary.content.path().join(path), 7).await;
+            assert!(secondary.is_unmounted(), "{fault:?}");
+            std::fs::remove_dir_all(secondary.content.path().join("snapshots")).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_moves_to_secondary_storage_and_becomes_a_volume() {
     let Some(secondary) = Secondary::new().await else { return };
     let mut bench = Bench::with_pool_and_nfs(&secondary.nfs).await;

@@ -7,6 +7,7 @@
 use super::create_object::CreateObjectAnswer;
 use super::files::{self, DiskUser};
 use super::overlays::{self, Frozen, Overlay};
+use super::stored::Away;
 use crate::commands::to::answers::NewSnapshot;
 use crate::commands::to::{SnapshotObject, VolumeObject};
 use crate::commands::{Ctx, Fault, Reply, place};
@@ -44,23 +45,24 @@ async fn take_of(
     let (pool, name) = place::volume(ctx, volume).await?;
     let id = files::random_name(ctx, "")?;
     let secret = files::secret(&volume.passphrase)?;
-    let (mounted, directory) = match &snapshot.image_store {
-        None => (None, "snapshots".to_owned()),
-        Some(store) => {
-            let store = files::nfs(Some(store), "The snapshot")?;
-            let mounted = ctx.services.storage.pools.secondary(&store.url).await?;
-            (Some(mounted), format!("snapshots/{}/{}", snapshot.account_id, volume.volume_id))
-        }
+    let directory = match &snapshot.image_store {
+        None => "snapshots".to_owned(),
+        Some(_) => format!("snapshots/{}/{}", snapshot.account_id, volume.volume_id),
     };
     let directory = RelativePath::new(&directory)?;
-    let root = mounted.as_ref().map_or(pool.local_path.as_path(), |mounted| mounted.path());
+    let target = match &snapshot.image_store {
+        None => Target::Pool(directory.under(&pool.local_path)),
+        Some(store) => {
+            let store = files::nfs(Some(store), "The snapshot")?;
+            Target::Secondary(Away::open(ctx, &store.url, &directory).await?)
+        }
+    };
     let source = Source { pool: &pool, path: pool.volume(&name), secret: secret.as_ref() };
-    let target = directory.under(root).join(id.as_str());
     let written = source.write_to(ctx, &target, &id).await;
-    let path = match mounted {
-        None => target.to_string_lossy().into_owned(),
-        Some(mounted) => {
-            files::give_back(mounted).await;
+    let path = match target {
+        Target::Pool(directory) => directory.join(id.as_str()).to_string_lossy().into_owned(),
+        Target::Secondary(away) => {
+            away.close().await;
             format!("{directory}/{id}")
         }
     };
@@ -68,6 +70,36 @@ async fn take_of(
     tracing::info!(volume = %name, snapshot = path, bytes = facts.length, "Snapshot is taken");
     let new = NewSnapshot { path, physical_size: Some(facts.length), ..NewSnapshot::default() };
     Ok(Reply::ok(CreateObjectAnswer::new(new.to_element()?)))
+}
+
+/// The directory that the snapshot is written to.
+enum Target<'a> {
+    Pool(PathBuf),
+    Secondary(Away<'a>),
+}
+
+impl Target<'_> {
+    fn file(&self, id: &VolumeName) -> PathBuf {
+        match self {
+            Target::Pool(directory) => directory.join(id.as_str()),
+            Target::Secondary(away) => away.file(id.as_str()),
+        }
+    }
+
+    /// Writes down that the file goes again, and the directory, if it is about to be made.
+    async fn before(&self, ctx: &Ctx, work: &mut Work, id: &VolumeName) -> Result<(), Fault> {
+        let remove = match self {
+            Target::Pool(directory) => {
+                files::before_directory(ctx, work, directory).await?;
+                Action::RemoveFile { path: self.file(id) }
+            }
+            Target::Secondary(away) => {
+                away.before_directory(ctx, work).await?;
+                away.remove(id.as_str())
+            }
+        };
+        Ok(work.before(remove).await?)
+    }
 }
 
 /// The volume that the snapshot is of.
@@ -78,7 +110,7 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    async fn write_to(&self, ctx: &Ctx, target: &Path, id: &VolumeName) -> Result<VolumeFacts, Fault> {
+    async fn write_to(&self, ctx: &Ctx, target: &Target<'_>, id: &VolumeName) -> Result<VolumeFacts, Fault> {
         let user = self.user(ctx).await?;
         let overlays: Vec<Overlay> = user
             .iter()
@@ -97,13 +129,11 @@ impl Source<'_> {
         };
         let mut work = ctx.services.journal.begin("take a snapshot", &subject, &ctx.logid).await;
         let result = async {
-            if let Some(directory) = target.parent() {
-                files::before_directory(ctx, &mut work, directory).await?;
-            }
-            work.before(Action::RemoveFile { path: target.to_owned() }).await?;
+            target.before(ctx, &mut work, id).await?;
+            let file = target.file(id);
             match frozen {
-                None => self.copy_to(ctx, target).await,
-                Some(frozen) => self.copy_frozen(ctx, frozen, &mut work, target).await,
+                None => self.copy_to(ctx, &file).await,
+                Some(frozen) => self.copy_frozen(ctx, frozen, &mut work, &file).await,
             }
         };
         let result = result.await;
