@@ -5,6 +5,7 @@ use super::files;
 use crate::commands::to::SnapshotObject;
 use crate::commands::to::answers::NewSnapshot;
 use crate::commands::{Command, Ctx, Fault, Reply};
+use crate::journal::Action;
 use crate::storage::names::RelativePath;
 use crate::storage::qemu_img::ImageFormat;
 use crate::storage::volumes::{Copy, Existing};
@@ -48,9 +49,19 @@ impl Command for ConvertSnapshotCommand {
             existing: Existing::Replace,
             ..Copy::new(&source, &roots, &target, ImageFormat::Qcow2)
         };
-        let volumes = &ctx.services.storage.volumes;
-        let copied = async { Ok(volumes.copy(copy, files::deadline(&ctx)).await?) };
-        let copied = files::new_file(&ctx, "convert a snapshot", &target, copied).await;
+        let storage = &ctx.services.storage;
+        let subject = target.to_string_lossy();
+        let mut work = ctx.services.journal.begin("convert a snapshot", &subject, &ctx.logid).await;
+        let copied = async {
+            if !storage.disks.exists(&target).await? {
+                // By its URL: after a restart it is not mounted any more.
+                let (url, path) = (store.url.clone(), new.to_string());
+                work.before(Action::RemoveStored { url, path, directory: false }).await?;
+            }
+            Ok::<_, Fault>(storage.volumes.copy(copy, files::deadline(&ctx)).await?)
+        };
+        let copied = copied.await;
+        let copied = work.settle(copied).await;
         files::give_back(mounted).await;
         let facts = copied?.facts;
         tracing::info!(snapshot = %inside, "Snapshot is converted to a file of its own");
@@ -83,7 +94,9 @@ mod tests {
     async fn a_snapshot_over_another_becomes_one_of_its_own() {
         let Some(secondary) = Secondary::new().await else { return };
         // Steps of the journal: file, commit.
-        for fault in [Fault::Error { at: 1 }, Fault::Error { at: 2 }, Fault::None] {
+        for fault in
+            [1, 2].map(|at| Fault::Error { at }).into_iter().chain([Fault::Crash { at: 2 }, Fault::None])
+        {
             let mut bench = Bench::with_pool_and_nfs_and_faults(&secondary.nfs, Faults::new(fault)).await;
             // As a name below the mount point, which is the same for all agents.
             let content = secondary.content.path();
@@ -94,6 +107,9 @@ mod tests {
             let answer = ask(&mut bench, snapshot.clone()).await;
             if fault != Fault::None {
                 assert_eq!(answer["result"], false, "{answer}");
+                // As after a restart, when it is not mounted any more.
+                assert!(secondary.is_unmounted());
+                bench.ctx.services.journal.recover().await;
                 assert_eq!(secondary.files(), ["p", "s"], "{fault:?}");
                 continue;
             }

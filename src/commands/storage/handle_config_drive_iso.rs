@@ -99,13 +99,13 @@ impl HandleConfigDriveIsoCommand {
     async fn write(&self, ctx: &Ctx, file: &RelativePath) -> Result<Location, Fault> {
         let cache = place::config_drives(&*ctx.config()?);
         if self.prefer_host_cache {
-            put(ctx, &cache, file, self.image()?).await?;
+            put(ctx, &cache, None, file, self.image()?).await?;
             return Ok(Location::Host);
         }
         if let Some(Store::Nfs(store)) = &self.dest_store {
             let mounted = ctx.services.storage.pools.secondary(&store.url).await?;
             let written = match self.image() {
-                Ok(image) => put(ctx, mounted.path(), file, image).await,
+                Ok(image) => put(ctx, mounted.path(), Some(&store.url), file, image).await,
                 Err(fault) => Err(fault),
             };
             files::give_back(mounted).await;
@@ -113,11 +113,11 @@ impl HandleConfigDriveIsoCommand {
         }
         match self.pool(ctx).await? {
             Ok(pool) => {
-                put(ctx, &pool.local_path, file, self.image()?).await?;
+                put(ctx, &pool.local_path, None, file, self.image()?).await?;
                 Ok(Location::Primary)
             }
             Err(_) if self.use_host_cache_on_unsupported_pool => {
-                put(ctx, &cache, file, self.image()?).await?;
+                put(ctx, &cache, None, file, self.image()?).await?;
                 Ok(Location::Host)
             }
             Err(kind) => {
@@ -175,15 +175,31 @@ impl HandleConfigDriveIsoCommand {
     }
 }
 
-/// Writes the image beside its place, then puts it there.
-async fn put(ctx: &Ctx, directory: &Path, file: &RelativePath, image: Vec<u8>) -> Result<(), Fault> {
+/// Writes the image beside its place, then puts it there. Secondary storage has its URL: after a restart
+/// it is not mounted any more.
+async fn put(
+    ctx: &Ctx,
+    directory: &Path,
+    url: Option<&str>,
+    file: &RelativePath,
+    image: Vec<u8>,
+) -> Result<(), Fault> {
     let path = file.under(directory);
     let disks = &ctx.services.storage.disks;
     let journal = &ctx.services.journal;
     let mut work = journal.begin("write a config drive", &path.to_string_lossy(), &ctx.logid).await;
     let result = async {
         let partial = Partial::beside(&path, disks).await?.with_mode(MODE);
-        work.before(Action::RemoveFile { path: partial.path().to_owned() }).await?;
+        let unfinished = partial.path().to_owned();
+        work.before(match url {
+            None => Action::RemoveFile { path: unfinished },
+            Some(url) => {
+                let inside = unfinished.strip_prefix(directory).unwrap_or(&unfinished);
+                let path = inside.to_string_lossy().into_owned();
+                Action::RemoveStored { url: url.to_owned(), path, directory: false }
+            }
+        })
+        .await?;
         let write = disks.run("writing", partial.path(), DEADLINE, move |path| {
             let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
             file.write_all(&image)
@@ -200,6 +216,7 @@ async fn put(ctx: &Ctx, directory: &Path, file: &RelativePath, image: Vec<u8>) -
 #[cfg(test)]
 mod tests {
     use super::MODE;
+    use crate::commands::storage::testing::Secondary;
     use crate::commands::testing::{Bench, POOL};
     use crate::journal::faults::{Fault, Faults};
     use crate::storage::testing::{Nfs, Small, until_gone};
@@ -305,6 +322,28 @@ mod tests {
         let removal = [&members[..], &[("create", json!(false))]].concat();
         assert_eq!(location(&mut bench, &removal).await, "SECONDARY");
         assert!(!export.join(FILE).exists());
+    }
+
+    #[tokio::test]
+    async fn an_unfinished_drive_on_secondary_storage_goes_when_it_is_not_mounted_any_more() {
+        let Some(secondary) = Secondary::new().await else { return };
+        // Steps of the journal: the unfinished file, the end.
+        let fault = Faults::new(Fault::Crash { at: 1 });
+        let mut bench = Bench::with_pool_and_nfs_and_faults(&secondary.nfs, fault).await;
+        let members = [("destStore", secondary.store())];
+        assert_eq!(ask(&mut bench, &members).await["result"], false);
+        assert!(secondary.is_unmounted());
+        // What a killed agent leaves: no destructor has deleted it.
+        let record = std::fs::read_dir(bench.dir().join("journal")).unwrap().next().unwrap().unwrap();
+        let record: Value = serde_json::from_slice(&std::fs::read(record.path()).unwrap()).unwrap();
+        let unfinished = record["undo"][0]["path"].as_str().unwrap();
+        assert!(unfinished.starts_with("configdrive/.i-2-5-VM.iso.partial-"), "{unfinished}");
+        let unfinished = secondary.content.path().join(unfinished);
+        std::fs::create_dir_all(unfinished.parent().unwrap()).unwrap();
+        std::fs::write(unfinished, "secret").unwrap();
+        bench.ctx.services.journal.recover().await;
+        assert_eq!(secondary.files(), [""; 0]);
+        assert!(secondary.is_unmounted());
     }
 
     #[tokio::test]

@@ -3,13 +3,21 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+use std::fmt;
 
 /// A value read as `T` together with all that was on the wire, but for passphrases: no server reads
 /// those back.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Echo<T> {
     pub value: T,
     raw: Value,
+}
+
+/// What was on the wire may have passwords, which the value's own type knows how to hide.
+impl<T: fmt::Debug> fmt::Debug for Echo<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)
+    }
 }
 
 impl<T> Echo<T> {
