@@ -74,5 +74,6 @@ mod tests {
         let back = serde_json::to_value(&disk).unwrap();
         let expected: Value = serde_json::from_str(&json.replace("[1,2]", "[]")).unwrap();
         assert_eq!(back, expected);
+        assert_eq!(format!("{disk:?}"), format!("{:?}", disk.value));
     }
 }

@@ -33,6 +33,9 @@ impl Cards {
         sorted.sort_by_key(|nic| nic.device_id);
         let mut cards = Cards { bridges: BTreeMap::new(), plugs: Vec::new() };
         for nic in sorted {
+            if vm.is_user() && nic.has_security_groups() {
+                tracing::warn!(guest = vm.name, mac = nic.mac, "Security groups are not applied");
+            }
             let plugged = plug(ctx, nic, work).await.map_err(|fault| {
                 Fault::new(format!("Network card {} of guest {}: {fault}", nic.device_id, vm.name))
             })?;
