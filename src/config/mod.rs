@@ -24,6 +24,3 @@ pub use servers::ServerList;
 pub use storage::LocalStorage;
 pub use store::{Change, ConfigStore, FileState, Persisted, Reload};
 pub use typed::Config;
-
-/// Where the packages of CloudStack put the file.
-pub const DEFAULT_PATH: &str = "/etc/cloudstack/agent/agent.properties";

@@ -7,6 +7,7 @@ use crate::commands::to::{Data, StorageFiler};
 use crate::commands::{Claims, Command, Ctx, Fault, Reply, place};
 use crate::storage::names::{RelativePath, VolumeName};
 use crate::storage::pools::Pool;
+use crate::storage::qemu_img::ImageFormat;
 use crate::wire::lenient;
 use std::collections::BTreeMap;
 
@@ -80,11 +81,14 @@ impl Command for CopyVolumeCommand {
 impl CopyVolumeCommand {
     async fn store(&self, ctx: &Ctx, pool: &Pool, directory: &RelativePath) -> Result<String, Fault> {
         let source = VolumeName::last_of(&self.volume_path)?;
-        let secret = match &self.src_data {
-            Some(Data::Volume(volume)) => files::secret(&volume.passphrase)?,
-            _ => None,
+        let (secret, format) = match &self.src_data {
+            Some(Data::Volume(volume)) => {
+                let format = volume.format.as_deref().and_then(ImageFormat::named);
+                (files::secret(&volume.passphrase)?, format)
+            }
+            _ => (None, None),
         };
-        let volume = Stored { pool, name: &source, format: None, passphrase: secret.as_ref() };
+        let volume = Stored { pool, name: &source, format, passphrase: secret.as_ref() };
         let name = files::random_name(ctx, QCOW2)?;
         store_away(ctx, volume, &self.secondary_storage_url, directory, &name).await?;
         Ok(name.as_str().trim_end_matches(QCOW2).to_owned())

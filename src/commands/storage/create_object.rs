@@ -30,7 +30,8 @@ impl Command for CreateObjectCommand {
         match &self.data {
             Some(Data::Snapshot(snapshot)) => {
                 let volume = snapshot.volume.clone().map(|volume| Data::Volume(Box::new(volume)));
-                let guest = snapshot.vm_name.clone().map(Key::Guest);
+                let of_volume = || snapshot.volume.as_ref().and_then(|volume| volume.vm_name.clone());
+                let guest = snapshot.vm_name.clone().or_else(of_volume).map(Key::Guest);
                 volume
                     .map_or_else(Claims::none, |volume| place::exclusive(&volume))
                     .and(guest.map_or_else(Claims::none, Claims::from))
