@@ -42,10 +42,10 @@ impl Execute for Recovery {
 impl Recovery {
     async fn perform(&self, action: &Action) -> Result<(), String> {
         match action {
-            Action::RemoveFile { path } => absent_is_fine(tokio::fs::remove_file(path).await),
-            Action::RemoveDirectory { path } => remove_if_empty(path).await,
+            Action::RemoveFile { path } => self.delete(path).await,
+            Action::RemoveDirectory { path } => self.remove_if_empty(path).await,
             Action::RemoveStored { url, path, directory } => self.remove_stored(url, path, *directory).await,
-            Action::MoveBack { from, to } => absent_is_fine(tokio::fs::rename(from, to).await),
+            Action::MoveBack { from, to } => self.move_back(from, to).await,
             Action::DestroyGuest { guest } => told(self.hypervisor.destroy(guest).await),
             Action::CancelMerge { guest, device, base, overlay } => {
                 self.cancel_merge(guest, device, base, overlay).await
@@ -90,28 +90,42 @@ impl Recovery {
         let path = RelativePath::new(path).map_err(|error| chain(&error))?;
         let mounted = self.storage.pools.secondary(url).await.map_err(|error| chain(&error))?;
         let path = path.under(mounted.path());
-        let disks = &self.storage.disks;
         let removed = if directory {
-            disks
-                .run("removing", &path, DEADLINE, |path| match std::fs::remove_dir(path) {
-                    // Somebody else's files are in it by now.
-                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
-                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                    result => result,
-                })
-                .await
+            self.remove_if_empty(&path).await
         } else {
             if let Some(beside) = path.parent()
                 && let Err(error) = self.storage.volumes.sweep(beside).await
             {
                 tracing::warn!("{}", chain(&error));
             }
-            disks.delete(&path).await
+            self.delete(&path).await
         };
         if let Err(error) = mounted.release().await {
             tracing::warn!("{}", chain(&error));
         }
-        removed.map_err(|error| chain(&error))
+        removed
+    }
+
+    /// As everything here that touches storage: a dead server must not hold up the rest of the journal.
+    async fn delete(&self, path: &Path) -> Result<(), String> {
+        self.storage.disks.delete(path).await.map_err(|error| chain(&error))
+    }
+
+    async fn remove_if_empty(&self, path: &Path) -> Result<(), String> {
+        let remove = |path: &Path| match std::fs::remove_dir(path) {
+            // Somebody else's files are in it by now.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+            result => absent_is_fine(result),
+        };
+        let removed = self.storage.disks.run("removing", path, DEADLINE, remove);
+        removed.await.map_err(|error| chain(&error))
+    }
+
+    async fn move_back(&self, from: &Path, to: &Path) -> Result<(), String> {
+        let from = from.to_owned();
+        let rename = move |to: &Path| absent_is_fine(std::fs::rename(&from, to));
+        let moved = self.storage.disks.run("moving back", to, DEADLINE, rename);
+        moved.await.map_err(|error| chain(&error))
     }
 
     /// Nothing that the guest has written may be lost, whether it still runs or not.
@@ -120,11 +134,11 @@ impl Recovery {
             let base = base.to_string_lossy();
             let merge = self.hypervisor.commit_and_pivot(guest, device, &base, false, LONG);
             merge.await.map_err(|error| chain(&error))?;
-        } else if tokio::fs::try_exists(overlay).await.unwrap_or(true) {
+        } else if self.storage.disks.exists(overlay).await.unwrap_or(true) {
             let merge = self.storage.images.commit(overlay, base, LONG);
             merge.await.map_err(|error| chain(&error))?;
         }
-        absent_is_fine(tokio::fs::remove_file(overlay).await)
+        self.delete(overlay).await
     }
 
     /// The target must not go if the guest writes to it, or may have done so before it ended.
@@ -145,7 +159,7 @@ impl Recovery {
             }
             None => {}
         }
-        absent_is_fine(tokio::fs::remove_file(target).await)
+        self.delete(target).await
     }
 
     async fn cancel_merge(
@@ -220,17 +234,9 @@ fn absent_guest_is_fine(result: Result<(), HypervisorError>) -> Result<(), Strin
     }
 }
 
-fn absent_is_fine(result: std::io::Result<()>) -> Result<(), String> {
+fn absent_is_fine(result: std::io::Result<()>) -> std::io::Result<()> {
     match result {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(chain(&error)),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-async fn remove_if_empty(path: &Path) -> Result<(), String> {
-    match tokio::fs::remove_dir(path).await {
-        // Somebody else's files are in it by now.
-        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
-        result => absent_is_fine(result),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
