@@ -1,23 +1,19 @@
 //! The captured traffic of real servers against the handlers: every command that the table has must
 //! decode, and its answer must have the class, the member names and the JSON types of the captured
-//! one. Where this agent answers otherwise on purpose, [`DIFFERENCES`] says so.
+//! one.
 
 use super::testing::Bench;
 use super::{Answer, NoFields, Reply, table};
 use crate::hypervisor::SnapshotOptions;
+use crate::sim::captured::{self, DIFFERENCES, Exchange, differences};
 use crate::storage::testing::{qemu_img, run};
 use crate::wire::Element;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::OnceLock;
-
-const FILES: [&str; 2] = [
-    include_str!("../../tests/data/wire/exchanges-4.19.1.jsonl"),
-    include_str!("../../tests/data/wire/exchanges-4.22.jsonl"),
-];
 
 /// What the captured guests and pools look like to libvirt.
 const NODE: &str = r#"<node>
@@ -39,80 +35,6 @@ const POOLS: [&str; 4] = [
 
 const POOL: &str = "org.apache.cloudstack.storage.to.PrimaryDataStoreTO";
 const SNAPSHOT: &str = "org.apache.cloudstack.storage.to.SnapshotObjectTO";
-
-/// Command, members of its answer, why they may differ.
-const DIFFERENCES: [(&str, &str, &str); 5] = [
-    (
-        "org.apache.cloudstack.agent.directdownload.CheckUrlCommand",
-        "details",
-        "says why a URL is refused, which the reference agent does not",
-    ),
-    (
-        "com.cloud.agent.api.GetStorageStatsCommand",
-        "used capacity usedBytes capacityBytes",
-        "one answer with the names of all versions",
-    ),
-    (
-        "com.cloud.agent.api.ReadyCommand",
-        "host.uefi.enable",
-        "always sent: some servers dereference it without a check",
-    ),
-    (
-        "org.apache.cloudstack.storage.command.CreateObjectCommand",
-        "kvmIncrementalSnapshot",
-        "servers before 4.21 do not have it, the others take its absence for false",
-    ),
-    (
-        "com.cloud.agent.api.CleanupNetworkRulesCmd",
-        "details",
-        "captured with the reference agent's second answer, which this one never sends",
-    ),
-];
-
-fn may_differ(command: &str, member: &str) -> bool {
-    DIFFERENCES
-        .iter()
-        .any(|(class, members, _)| *class == command && members.split(' ').any(|name| name == member))
-}
-
-/// Members of an object by path, with their JSON types; elements of lists count as one.
-fn shape(value: &Value, path: &str, out: &mut BTreeSet<String>) {
-    let kind = match value {
-        Value::Object(members) => {
-            for (name, member) in members {
-                shape(member, &format!("{path}/{name}"), out);
-            }
-            "object"
-        }
-        Value::Array(elements) => {
-            for element in elements {
-                shape(element, &format!("{path}/[]"), out);
-            }
-            "list"
-        }
-        Value::String(_) => "text",
-        Value::Bool(_) => "boolean",
-        Value::Number(number) if number.is_f64() => "double",
-        Value::Number(_) => "integer",
-        Value::Null => "null",
-    };
-    out.insert(format!("{path}: {kind}"));
-}
-
-fn differences(command: &str, theirs: &Value, ours: &Value) -> Vec<String> {
-    let [mut expected, mut found] = [BTreeSet::new(), BTreeSet::new()];
-    shape(theirs, "", &mut expected);
-    shape(ours, "", &mut found);
-    let member = |line: &str| {
-        let path = line.rsplit_once(": ").map_or(line, |(path, _)| path);
-        path.rsplit('/').next().unwrap_or_default().to_owned()
-    };
-    expected
-        .symmetric_difference(&found)
-        .filter(|line| !may_differ(command, &member(line)))
-        .cloned()
-        .collect()
-}
 
 /// `directory` has one directory for each pool.
 fn node(directory: &Path) -> String {
@@ -146,36 +68,10 @@ fn volumes() -> BTreeSet<String> {
         .collect()
 }
 
-/// One command that a server sent, and its answer if one was captured.
-struct Exchange {
-    class: String,
-    fields: Value,
-    answer: Option<(String, Value)>,
-}
-
-fn elements(body: &Value) -> Vec<(String, Value)> {
-    let list: Vec<Map<String, Value>> = serde_json::from_str(body.as_str().unwrap()).unwrap();
-    list.into_iter().filter_map(|element| element.into_iter().next()).collect()
-}
-
-/// Every command of the capture that the table has, batches taken apart.
+/// Every command of the capture that the table has.
 fn exchanges() -> impl Iterator<Item = Exchange> {
-    let lines = FILES.into_iter().flat_map(str::lines).filter(|line| !line.trim().is_empty());
-    lines.flat_map(|line| {
-        let exchange: Value = serde_json::from_str(line).unwrap();
-        let ours = exchange["request"]["dir"] == "server>agent";
-        let commands = if ours { elements(&exchange["request"]["body"]) } else { Vec::new() };
-        let answers =
-            if exchange["answer"].is_object() { elements(&exchange["answer"]["body"]) } else { Vec::new() };
-        let answers = answers.into_iter().map(Some).chain(std::iter::repeat(None));
-        let pairs: Vec<Exchange> = commands
-            .into_iter()
-            .zip(answers)
-            .filter(|((class, _), _)| table::find(class).is_some())
-            .map(|((class, fields), answer)| Exchange { class, fields, answer })
-            .collect();
-        pairs
-    })
+    let all = captured::FILES.into_iter().flat_map(|(_, file)| captured::exchanges(file).unwrap());
+    all.filter(|exchange| table::find(&exchange.class).is_some())
 }
 
 /// The server that templates were captured from, as far as they need it: an image, or nothing at all.
@@ -411,21 +307,5 @@ fn every_difference_is_of_a_command_in_the_table() {
     for (class, members, reason) in DIFFERENCES {
         assert!(table::find(class).is_some(), "{class}");
         assert!(!members.is_empty() && !reason.is_empty(), "{class}");
-    }
-}
-
-#[test]
-fn the_comparison_sees_names_types_and_absence() {
-    let json = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-    let theirs = json(r#"{"a":1,"b":{"c":0.5},"l":[{"x":1}]}"#);
-    assert!(differences("X", &theirs, &json(r#"{"l":[{"x":7},{"x":8}],"b":{"c":1.0},"a":2}"#)).is_empty());
-    for other in [
-        r#"{"a":1.0,"b":{"c":0.5},"l":[{"x":1}]}"#,
-        r#"{"a":1,"b":{"C":0.5},"l":[{"x":1}]}"#,
-        r#"{"a":1,"b":{"c":0.5},"l":[]}"#,
-        r#"{"a":"1","b":{"c":0.5},"l":[{"x":1}]}"#,
-        r#"{"a":1,"b":{"c":0.5},"l":[{"x":1}],"n":null}"#,
-    ] {
-        assert!(!differences("X", &theirs, &json(other)).is_empty(), "{other}");
     }
 }

@@ -20,6 +20,7 @@ pub mod network;
 pub mod storage;
 pub mod vm;
 
+#[cfg(feature = "sim")]
 #[cfg(test)]
 mod captured_tests;
 #[cfg(test)]

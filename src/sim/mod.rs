@@ -30,6 +30,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod captured;
 mod connection;
 mod discipline;
 mod door;

@@ -26,6 +26,7 @@ mod real_life;
 mod real_migration;
 mod real_nics;
 mod real_orphans;
+mod real_replay;
 mod real_scaling;
 mod real_snapshots;
 mod real_unmanaged;

@@ -2,6 +2,7 @@
 //! web server to the last file.
 
 use crate::real::edge::{self, BRIDGE, Edge};
+use crate::real::traces::Traces;
 use crate::real::with_libvirt;
 use cloudstack_agent::sim::edge::{GuestParts, Volume};
 use serde_json::Value;
@@ -10,61 +11,10 @@ use std::path::Path;
 
 const MIB: u64 = 1 << 20;
 
-/// What a host has of guests: taken before and after, the difference is debris.
-#[derive(Debug, PartialEq, Eq)]
-struct Traces {
-    domains: Vec<String>,
-    secrets: String,
-    files: Vec<String>,
-    links: Vec<String>,
-    mounts: Vec<String>,
-    processes: Vec<String>,
-}
-
+/// What the host has of this test's guests.
 async fn traces(edge: &Edge<'_>) -> Traces {
-    let cage = edge.cage;
-    let sorted = |text: String| {
-        let mut lines: Vec<String> =
-            text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
-        lines.sort();
-        lines
-    };
-    let links = cage.run(&["ip", "-br", "link"]).await.unwrap();
-    let links =
-        links.lines().filter_map(|line| line.split_whitespace().next()).collect::<Vec<_>>().join("\n");
-    let mounts = std::fs::read_to_string(cage.file("/proc/self/mounts")).unwrap_or_default();
-    let processes = cage.run(&["ps", "-eo", "comm="]).await.unwrap();
-    let of_guests = |line: &String| line.starts_with("qemu-img") || line.starts_with("dnsmasq");
-    Traces {
-        domains: sorted(cage.virsh(&["list", "--all", "--name"]).await)
-            .into_iter()
-            .filter(|name| name.starts_with("i-2-7"))
-            .collect(),
-        secrets: cage.virsh(&["secret-list"]).await,
-        files: files(edge),
-        links: sorted(links).into_iter().filter(|link| !link.starts_with("tap")).collect(),
-        mounts: sorted(mounts),
-        processes: sorted(processes).into_iter().filter(of_guests).collect(),
-    }
-}
-
-/// Files below the directories that the agent writes to.
-fn files(edge: &Edge<'_>) -> Vec<String> {
-    fn walk(directory: &Path, found: &mut Vec<String>) {
-        for entry in std::fs::read_dir(directory).into_iter().flatten().map(Result::unwrap) {
-            if entry.file_type().unwrap().is_dir() {
-                walk(&entry.path(), found);
-            } else {
-                found.push(entry.path().display().to_string());
-            }
-        }
-    }
-    let mut found = Vec::new();
-    for directory in ["pool", "cache", "temporary", "state/journal"] {
-        walk(&edge.host.node.path(directory), &mut found);
-    }
-    found.sort();
-    found
+    let directories = ["pool", "cache", "temporary", "state/journal"].map(|name| edge.host.node.path(name));
+    Traces::of(edge.cage, |guest| guest.starts_with("i-2-7"), &directories).await
 }
 
 /// Members of the first volume of an answer.

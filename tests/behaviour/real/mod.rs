@@ -18,7 +18,9 @@ pub mod edge;
 pub mod guest;
 pub mod host;
 pub mod pair;
+pub mod replay;
 pub mod scene;
+pub mod traces;
 
 use cage::Cage;
 use std::io::Write;
