@@ -93,6 +93,9 @@ pub async fn host(cage: &Cage) -> Edge<'_> {
     let properties = [
         ("local.storage.uuid", ids.as_str()),
         ("local.storage.path", &paths),
+        ("private.network.device", BRIDGE),
+        ("public.network.device", BRIDGE),
+        ("guest.network.device", BRIDGE),
         // Nobody in these guests hears the power button.
         ("stop.script.timeout", "1"),
     ];
