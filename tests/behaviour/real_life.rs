@@ -1,9 +1,10 @@
 //! The whole life of a guest through the agent, on a real libvirtd with QEMU: from the template on a
 //! web server to the last file.
 
+use crate::real::cage::Kvm;
 use crate::real::edge::{self, BRIDGE, Edge};
+use crate::real::in_own_cage;
 use crate::real::traces::Traces;
-use crate::real::with_libvirt;
 use cloudstack_agent::sim::edge::{GuestParts, Volume};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -11,10 +12,10 @@ use std::path::Path;
 
 const MIB: u64 = 1 << 20;
 
-/// What the host has of this test's guests.
+/// What the host has of guests.
 async fn traces(edge: &Edge<'_>) -> Traces {
     let directories = ["pool", "cache", "temporary", "state/journal"].map(|name| edge.host.node.path(name));
-    Traces::of(edge.cage, |guest| guest.starts_with("i-2-7"), &directories).await
+    Traces::of(edge.cage, &directories).await
 }
 
 /// Members of the first volume of an answer.
@@ -31,7 +32,9 @@ async fn targets(edge: &Edge<'_>, guest: &str) -> BTreeMap<String, String> {
 
 #[test]
 fn a_guest_is_deployed_used_and_destroyed_and_nothing_is_left() {
-    with_libvirt(async |cage| {
+    in_own_cage(Kvm::Absent, async |cage| {
+        cage.start_libvirtd();
+        cage.answers().await;
         let edge = Edge::up(cage).await;
         let zone = edge.zone();
         let (guest, uuid) = (format!("i-2-7{}-VM", std::process::id()), edge::id());

@@ -110,7 +110,7 @@ pub async fn traces(edge: &Edge<'_>) -> Traces {
     let pools = POOLS.iter().map(|(_, directory)| *directory).chain([SHARED.1]);
     let directories: Vec<PathBuf> =
         of_agent.into_iter().chain(pools.map(|path| edge.cage.file(path))).collect();
-    Traces::of(edge.cage, |_| true, &directories).await
+    Traces::of(edge.cage, &directories).await
 }
 
 /// Starts the server that templates come from.

@@ -1,4 +1,5 @@
-//! What a host has of guests: taken before and after, the difference is debris.
+//! What the host of a cage has of guests: taken before and after, the difference is debris. The cage must
+//! belong to one test, or others leave traces, too.
 
 use super::cage::Cage;
 use std::path::{Path, PathBuf};
@@ -15,22 +16,19 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Of the guests whose names are `ours`, since others may come and go; files are those below
-    /// `directories`, as this process sees them.
-    pub async fn of(cage: &Cage, ours: impl Fn(&str) -> bool, directories: &[PathBuf]) -> Traces {
-        let mut domains = lines(&cage.virsh(&["list", "--all", "--name"]).await);
-        domains.retain(|name| ours(name));
+    /// Files are those below `directories`, as this process sees them.
+    pub async fn of(cage: &Cage, directories: &[PathBuf]) -> Traces {
         let links = cage.run(&["ip", "-br", "link"]).await.unwrap();
         let links = links.lines().filter_map(|line| line.split_whitespace().next());
-        // Taps are of guests of other tests; the control network is the host's.
-        let links = links.filter(|link| !link.starts_with("tap") && *link != "cloud0");
+        // The control network is the host's.
+        let links = links.filter(|link| *link != "cloud0");
         let mut processes = lines(&cage.run(&["ps", "-eo", "comm="]).await.unwrap());
         processes.retain(|line| line.starts_with("qemu-img") || line.starts_with("dnsmasq"));
         let mut files = Vec::new();
         directories.iter().for_each(|directory| walk(directory, &mut files));
         files.sort();
         Traces {
-            domains,
+            domains: lines(&cage.virsh(&["list", "--all", "--name"]).await),
             pools: lines(&cage.virsh(&["pool-list", "--all", "--name"]).await),
             secrets: lines(&cage.virsh(&["secret-list"]).await),
             files,
