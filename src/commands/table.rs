@@ -10,7 +10,7 @@ use crate::wire::classes::{self, Kind};
 registry! {
     "com.cloud.agent.api.AgentControlCommand" => agent::agent_control::AgentControlCommand, Agent, Inline, Support::Done;
     "com.cloud.agent.api.AttachIsoCommand" => storage::attach_iso::AttachIsoCommand, Storage, Pool, Support::Done;
-    "com.cloud.agent.api.CheckConvertInstanceCommand" => host::check_convert_instance::CheckConvertInstanceCommand, Host, Pool, Support::Done;
+    "com.cloud.agent.api.CheckConvertInstanceCommand" => host::check_convert_instance::CheckConvertInstanceCommand, Host, Pool, Support::Partial("tells that the programs are there, but guests are not converted");
     "com.cloud.agent.api.CheckHealthCommand" => host::check_health::CheckHealthCommand, Host, Inline, Support::Done;
     "com.cloud.agent.api.CheckNetworkCommand" => host::check_network::CheckNetworkCommand, Host, Pool, Support::Done;
     "com.cloud.agent.api.CheckOnHostCommand" => host::check_on_host::CheckOnHostCommand, Host, Pool, Support::Done;
