@@ -59,6 +59,9 @@ impl PlugNicCommand {
         if guest.interfaces.iter().any(|nic| nic.mac.eq_ignore_ascii_case(&to.mac)) {
             return Ok(false);
         }
+        if self.is_user() {
+            cards::filtered(name, to)?;
+        }
         // Kept until the guest's port is on the bridge.
         let plugged = cards::plug(ctx, to, work).await?;
         let found = ResolvedBridge { bridge: plugged.bridge.clone(), ovs: None };
@@ -111,13 +114,11 @@ impl Command for PlugNicCommand {
         let result = self.plug(&ctx, &mut work, to).await;
         let plugged = work.settle(result).await;
         let plugged = plugged.map_err(|fault| Fault::new(format!("Plug Nic failed due to {fault}")))?;
-        if plugged && self.is_user() {
-            if to.has_security_groups() {
-                tracing::warn!(guest = self.instance_name, mac = to.mac, "Security groups are not applied");
-            }
-            if let Err(error) = self.show_config_drive(&ctx).await {
-                tracing::warn!("The config drive is as before: {}", crate::errors::chain(&error));
-            }
+        if plugged
+            && self.is_user()
+            && let Err(error) = self.show_config_drive(&ctx).await
+        {
+            tracing::warn!("The config drive is as before: {}", crate::errors::chain(&error));
         }
         Ok(Reply::done().details("success"))
     }

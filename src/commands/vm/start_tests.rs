@@ -98,6 +98,16 @@ async fn what_is_missing_is_named_and_nothing_is_left() {
 }
 
 #[tokio::test]
+async fn a_guest_that_would_be_open_to_all_is_refused() {
+    let mut bench = host().await;
+    let mut wanted = vm(&bench);
+    wanted["nics"][0]["isSecurityGroupEnabled"] = json!(true);
+    let details = not_started(&mut bench, &wanted).await;
+    assert!(details.contains("security groups, which this agent cannot apply"), "{details}");
+    assert_eq!(records(&bench), 0);
+}
+
+#[tokio::test]
 async fn an_interrupted_start_is_none() {
     // Steps of the journal: the guest, the end.
     for at in 1..=2 {

@@ -33,8 +33,8 @@ impl Cards {
         sorted.sort_by_key(|nic| nic.device_id);
         let mut cards = Cards { bridges: BTreeMap::new(), plugs: Vec::new() };
         for nic in sorted {
-            if vm.is_user() && nic.has_security_groups() {
-                tracing::warn!(guest = vm.name, mac = nic.mac, "Security groups are not applied");
+            if vm.is_user() {
+                filtered(&vm.name, nic)?;
             }
             let plugged = plug(ctx, nic, work).await.map_err(|fault| {
                 Fault::new(format!("Network card {} of guest {}: {fault}", nic.device_id, vm.name))
@@ -45,6 +45,19 @@ impl Cards {
         }
         Ok(cards)
     }
+}
+
+/// Refuses a card that security groups are to protect: a guest that is open to all without anybody's
+/// knowledge is worse than one that does not start.
+pub(in crate::commands) fn filtered(guest: &str, nic: &NicTo) -> Result<(), Fault> {
+    if !nic.has_security_groups() {
+        return Ok(());
+    }
+    Err(Fault::new(format!(
+        "Network card {} of guest {guest} is in a network with security groups, which this agent cannot apply: use a \
+         network without them, or a host with the Java agent",
+        nic.device_id
+    )))
 }
 
 /// The bridge for one card, made if need be; `work` takes back what was made.
