@@ -16,8 +16,9 @@ const SYSTEM_VMS: [(&str, &str); 4] = [
 ];
 /// Of a guest that had gone again.
 const GONE: (&str, &str) = ("r-10-VM", "00510f33-e3d5-411e-a8a4-231c86a602f7");
-/// The one in the third pool.
+/// Those in the third pool.
 const R19: (&str, &str) = ("r-19-VM", "35be17a2-f428-4152-b5eb-d413fbe1aa3f");
+const V17: (&str, &str) = ("v-17-VM", "5358ffd7-154b-4176-9c84-1a9bee67d15a");
 const V8: (&str, &str) = ("v-8-VM", "631a1243-75d7-4e05-bbee-3f326ea57bed");
 const R7: (&str, &str) = ("r-7-VM", "52e36480-52b6-4435-a2b2-74b2c3734731");
 
@@ -72,8 +73,10 @@ async fn storage_of_4_19(edge: &Edge<'_>, replay: &mut Replay<'_>) {
     for (guest, volume) in SYSTEM_VMS.into_iter().chain([GONE]) {
         replay.retells("CopyCommand", V8.1, &[(V8.1, volume), (V8.0, guest)]).await;
     }
-    let changes = [&moved(1, 2)[..], &[(SYSTEM[1], SYSTEM[2]), (V8.1, R19.1), (V8.0, R19.0)]].concat();
-    replay.retells("CopyCommand", V8.1, &changes).await;
+    for (guest, volume) in [R19, V17] {
+        let changes = [(SYSTEM[1], SYSTEM[2]), (V8.1, volume), (V8.0, guest)];
+        replay.retells("CopyCommand", V8.1, &[&moved(1, 2)[..], &changes].concat()).await;
+    }
 }
 
 /// Two that the captured host could not start.
@@ -154,8 +157,12 @@ async fn system_vms(edge: &Edge<'_>, replay: &mut Replay<'_>) {
     replay.plays("StartCommand", V8.0).await;
     replay.retells("StopCommand", V8.0, &[]).await;
 
-    let (class, answer) = replay.plays_unanswered("StartCommand", R7.0).await;
-    assert_eq!((class.as_str(), answer["vm"]["name"].as_str()), ("StartAnswer", Some(R7.0)), "{answer}");
+    // Answers to these were not captured.
+    for guest in [R7.0, V17.0] {
+        let (class, answer) = replay.plays_unanswered("StartCommand", guest).await;
+        assert_eq!((class.as_str(), answer["vm"]["name"].as_str()), ("StartAnswer", Some(guest)), "{answer}");
+        runs(edge, guest).await;
+    }
     replay.plays("GetVmStatsCommand", R7.0).await;
     replay.plays("StopCommand", R7.0).await;
 
@@ -176,7 +183,7 @@ async fn system_vms(edge: &Edge<'_>, replay: &mut Replay<'_>) {
     let cards = edge.cage.virsh(&["domiflist", "r-13-VM"]).await;
     assert_eq!(cards.lines().filter(|line| line.contains("vnet")).count(), 3, "{cards}");
     replay.plays("GetVolumeStatsCommand", GONE.1).await;
-    for (guest, _) in SYSTEM_VMS.into_iter().chain([R19]) {
+    for (guest, _) in SYSTEM_VMS.into_iter().chain([R19, V17]) {
         replay.retells("StopCommand", "r-7-VM", &[("r-7-VM", guest)]).await;
     }
 }
@@ -187,7 +194,9 @@ async fn nothing_of_4_19_stays(replay: &mut Replay<'_>) {
         replay.retells("DeleteCommand", I2.1, &deleted(volume, guest, 1)).await;
     }
     replay.retells("DeleteCommand", I2.1, &[(I2.1, R7.1), (I2.0, R7.0)]).await;
-    replay.retells("DeleteCommand", I2.1, &deleted(R19.1, R19.0, 2)).await;
+    for (guest, volume) in [R19, V17] {
+        replay.retells("DeleteCommand", I2.1, &deleted(volume, guest, 2)).await;
+    }
     replay.plays("DestroyCommand", SYSTEM[2]).await;
     for (template, pool) in [(USERS, 0), (SYSTEM[0], 0), (SYSTEM[1], 1)] {
         let changes = [&moved(2, pool)[..], &[(SYSTEM[2], template)]].concat();
