@@ -29,6 +29,7 @@ use crate::session::report::Reporter;
 use crate::session::supervisor::Supervisor;
 use crate::session::survivors::Survivors;
 use crate::status::board::Board;
+use crate::status::snapshot::{SessionSection, SessionState};
 use crate::status::socket::{Peers, StatusSocket};
 use crate::status::{file, render};
 use crate::storage::Storage;
@@ -283,18 +284,21 @@ async fn tell_systemd(board: Board) {
     let mut notifier = Notifier::default();
     loop {
         // Before the snapshot: a change between the two is told twice, not missed.
-        let told = {
-            let session = session.borrow_and_update();
-            (session.state, session.waiting_for.clone())
-        };
+        let told = worth_telling(&session.borrow_and_update());
         notifier.status(&render::one_line(&board.snapshot()));
-        while told == (session.borrow().state, session.borrow().waiting_for.clone()) {
+        while told == worth_telling(&session.borrow()) {
             if session.changed().await.is_err() {
                 return;
             }
             session.mark_unchanged();
         }
     }
+}
+
+/// What of a session is news. Of one look: two at the same time wait for each other if somebody
+/// publishes in between.
+fn worth_telling(session: &SessionSection) -> (SessionState, Option<String>) {
+    (session.state, session.waiting_for.clone())
 }
 
 async fn reload(config: &ConfigStore, options: &RunOptions, notifier: &Notifier) {
@@ -316,4 +320,32 @@ async fn reload(config: &ConfigStore, options: &RunOptions, notifier: &Notifier)
         tracing::warn!(%keys, "These keys keep their old value until the agent is restarted");
     }
     notifier.ready();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::timestamp::Timestamp;
+
+    /// Only a failure takes as long.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn telling_systemd_never_stops_who_publishes() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let board = Board::new();
+        runtime.spawn(tell_systemd(board.clone()));
+        let (done, told) = std::sync::mpsc::channel();
+        let session = SessionSection::new(SessionState::Idle, Timestamp::now());
+        let publisher = move || {
+            for number in 0..200_000 {
+                board.session(SessionSection { connects: Some(number), ..session.clone() });
+            }
+            done.send(()).unwrap();
+        };
+        std::thread::spawn(publisher);
+        let told = told.recv_timeout(LIMIT);
+        runtime.shutdown_background();
+        assert!(told.is_ok(), "who publishes waits for ever");
+    }
 }
