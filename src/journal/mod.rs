@@ -361,6 +361,19 @@ impl Work {
         }
         self.record.committed = true;
         let saved = self.save().await;
+        if let Err(error) = &saved
+            && self.record.undo.is_empty()
+            && !self.settled
+        {
+            // There is no way back, and what is left to do is not lost while this process lives.
+            tracing::warn!(
+                operation = self.record.operation,
+                subject = self.record.subject,
+                "{}",
+                crate::errors::chain(error)
+            );
+            return Ok(());
+        }
         // Without the mark on disk the next start would undo; so this process does too.
         self.record.committed = saved.is_ok() || self.settled;
         saved
