@@ -225,10 +225,16 @@ async fn agent(
     session_pulse.watch(supervisor.run()).await;
 }
 
-/// Deals with the unfinished work of an earlier run as soon as there is a hypervisor to do it on.
+/// Deals with the unfinished work of an earlier run as soon as there is a hypervisor to do it on, and
+/// after each outage of it with what failed meanwhile.
 async fn recover(journal: Journal, hypervisor: Hypervisor) {
     hypervisor.connected().await;
     journal.recover().await;
+    let mut status = hypervisor.status();
+    while status.wait_for(|status| !status.connection.is_connected()).await.is_ok() {
+        hypervisor.connected().await;
+        journal.retry().await;
+    }
 }
 
 fn orphan_tools(config: &Config, options: &RunOptions, services: &Services) -> orphans::Tools {
@@ -337,15 +343,23 @@ mod tests {
         runtime.spawn(tell_systemd(board.clone()));
         let (done, told) = std::sync::mpsc::channel();
         let session = SessionSection::new(SessionState::Idle, Timestamp::now());
-        let publisher = move || {
-            for number in 0..200_000 {
-                board.session(SessionSection { connects: Some(number), ..session.clone() });
-            }
-            done.send(()).unwrap();
-        };
-        std::thread::spawn(publisher);
+        // More threads than processors: the reader is interrupted wherever it is.
+        let publishers: Vec<_> = (0..8)
+            .map(|_| {
+                let (board, session) = (board.clone(), session.clone());
+                std::thread::spawn(move || {
+                    for number in 0..20_000 {
+                        board.session(SessionSection { connects: Some(number), ..session.clone() });
+                    }
+                })
+            })
+            .collect();
+        std::thread::spawn(move || {
+            let all = publishers.into_iter().all(|publisher| publisher.join().is_ok());
+            done.send(all).unwrap();
+        });
         let told = told.recv_timeout(LIMIT);
         runtime.shutdown_background();
-        assert!(told.is_ok(), "who publishes waits for ever");
+        assert_eq!(told, Ok(true), "who publishes waits for ever");
     }
 }

@@ -89,6 +89,16 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Whether a guest uses what earlier steps have made until this is done: bridges, passphrases.
+    pub(super) fn frees(&self) -> bool {
+        matches!(
+            self,
+            Action::DestroyGuest { .. } | Action::DetachDisk { .. } | Action::DetachInterface { .. }
+        )
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -13,7 +13,7 @@
 //!             undo, last step first ──────────────────────────────────────────────────────────▶ gone
 //!               │ an action fails, here or in finish                                            ▲
 //!               ▼                                                                               │
-//!             Left ── tried again: before the next work on the subject, at the next start ──────┤
+//!             Left ── tried again: after a reconnect, before work on the subject, at the start ──┤
 //!               └──── later work on the subject is committed ───────────────────────────────────┘
 //! ```
 //!
@@ -29,6 +29,7 @@
 
 pub mod action;
 pub mod faults;
+mod left;
 mod record;
 
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use action::Action;
 pub use record::Record;
 
 use faults::Faults;
+use left::Active;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::future::Future;
@@ -80,6 +82,8 @@ struct Inner {
     settling: Mutex<BTreeMap<String, usize>>,
     /// Records of which an action has failed, with their subjects.
     left: Mutex<BTreeMap<u64, String>>,
+    /// Subjects of work that has begun, with how many.
+    active: Mutex<BTreeMap<String, usize>>,
     /// Changes whenever `settling` does; its value is the number of records left over.
     unfinished: watch::Sender<usize>,
 }
@@ -165,6 +169,7 @@ impl Journal {
             faults,
             settling: Mutex::default(),
             left: Mutex::default(),
+            active: Mutex::default(),
             unfinished: watch::channel(left.len()).0,
         };
         for (_, record) in &left {
@@ -209,8 +214,10 @@ impl Journal {
                 self.carry_out(number, record).await;
             }
         }
+        let active = Active::new(&self.inner, subject);
         drop(turn);
         Work {
+            active,
             journal: self.clone(),
             number: self.inner.next.fetch_add(1, Ordering::Relaxed),
             record: Record::new(operation, subject, logid),
@@ -227,12 +234,18 @@ impl Journal {
         let actions = std::mem::take(list);
         let in_order: Vec<Action> =
             if record.committed { actions } else { actions.into_iter().rev().collect() };
+        let mut in_use = false;
         for action in in_order {
+            if in_use {
+                failed.push(action);
+                continue;
+            }
             if let Err(reason) = self.inner.executor.execute(&action).await {
                 tracing::error!(
                     operation = record.operation, subject = record.subject, logid = record.logid,
                     %reason, "Cannot {order}: {action}; it is tried again with the next work on this and at the next start"
                 );
+                in_use = !record.committed && action.frees();
                 failed.push(action);
             }
         }
@@ -297,6 +310,8 @@ impl Journal {
 #[derive(Debug)]
 #[must_use = "work that is dropped is undone"]
 pub struct Work {
+    #[expect(dead_code, reason = "its end is what counts")]
+    active: Active,
     journal: Journal,
     number: u64,
     record: Record,

@@ -223,6 +223,40 @@ async fn what_is_left_is_tried_again_before_the_next_work_on_it() {
 }
 
 #[tokio::test]
+async fn what_a_guest_uses_stays_until_the_guest_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = Files::broken(true);
+    let journal = files.journal(directory.path());
+    let secret = Action::UndefineSecret { uuid: "7".to_owned() };
+    fails(&journal, GUEST, &[secret.clone(), end(GUEST)]).await;
+    assert_eq!(files.tried(), ["end guest i-2-3-VM"]);
+    assert_eq!(left(directory.path()), [secret, end(GUEST)]);
+    files.breaks(false);
+    journal.retry().await;
+    assert_eq!(files.tried(), ["end guest i-2-3-VM", "undefine secret 7"]);
+    assert!(left(directory.path()).is_empty());
+}
+
+#[tokio::test]
+async fn what_is_left_is_tried_again_unless_somebody_works_on_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = Files::broken(true);
+    let journal = files.journal(directory.path());
+    fails(&journal, GUEST, &[end(GUEST)]).await;
+    let again = journal.begin("start", GUEST, "").await;
+    files.breaks(false);
+    files.tried();
+    journal.retry().await;
+    assert!(files.tried().is_empty(), "the guest is ended that is being started");
+    drop(again);
+    journal.retry().await;
+    assert_eq!(files.tried(), ["end guest i-2-3-VM"]);
+    assert!(left(directory.path()).is_empty());
+    journal.retry().await;
+    assert!(files.tried().is_empty());
+}
+
+#[tokio::test]
 async fn a_guest_that_a_later_command_started_is_not_ended_for_an_earlier_one() {
     let directory = tempfile::tempdir().unwrap();
     let files = Files::broken(true);

@@ -57,7 +57,7 @@ impl Storage {
         disks: Disks,
     ) -> Storage {
         Storage {
-            pools: Pools::new(config, hypervisor, mounts.clone()),
+            pools: Pools::new(config, hypervisor, mounts.clone(), disks.clone()),
             volumes: Volumes::new(images.clone(), disks.clone()),
             mounts,
             images,

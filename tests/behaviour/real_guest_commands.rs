@@ -1,9 +1,9 @@
 //! Guests started, stopped and rebooted by a server's commands, on a real libvirtd with QEMU.
 
 use crate::harness::LIMIT;
-use crate::real::cage::Cage;
 use crate::real::edge::{BRIDGE, Edge, Volume, guest_name, id};
 use crate::real::guest::boot_disk;
+use crate::real::whole::{doomed, encrypted, has_device, nothing_is_left, on_vxlan, secret_of};
 use crate::real::with_libvirt;
 use serde_json::{Value, json};
 
@@ -44,13 +44,6 @@ async fn stop(edge: &Edge<'_>, name: &str, force: bool) -> Value {
 async fn refused(edge: &Edge<'_>, vm: &Value) -> String {
     let fields = json!({"vm": vm, "hostIp": "127.0.0.1", "executeInSequence": false});
     edge.refused(&format!("{API}.StartCommand"), fields, "StartAnswer").await
-}
-
-/// No guest of that name, not even defined, and no record of work on it.
-async fn nothing_is_left(edge: &Edge<'_>, name: &str) {
-    assert!(edge.xml(name).await.is_err(), "{name} is still there");
-    let records = std::fs::read_dir(edge.host.node.path("state/journal")).unwrap().count();
-    assert_eq!(records, 0, "unfinished work is on record");
 }
 
 #[test]
@@ -123,36 +116,6 @@ fn a_reboot_leaves_the_guest_running() {
         let details = edge.refused(&format!("{API}.RebootCommand"), gone, "RebootAnswer").await;
         assert!(details.contains("does not exist"), "{details}");
     });
-}
-
-/// The guest's only card on a network with an id.
-fn on_vxlan(mut vm: Value, number: u32) -> Value {
-    let nic = &mut vm["nics"][0];
-    nic["broadcastType"] = json!("Vxlan");
-    nic["broadcastUri"] = json!(format!("vxlan://{number}"));
-    vm
-}
-
-async fn has_device(cage: &Cage, name: &str) -> bool {
-    cage.run(&["ip", "link", "show", name]).await.is_ok()
-}
-
-/// The name of libvirt's secret for a volume, if there is one.
-async fn secret_of(cage: &Cage, volume: &Volume) -> bool {
-    cage.virsh(&["secret-list"]).await.contains(&volume.uuid)
-}
-
-/// An encrypted volume and the guest that has it as its root disk.
-async fn encrypted(edge: &Edge<'_>, name: &str) -> (Volume, Value) {
-    let volume = Volume { uuid: id(), kind: "ROOT", device: 0, size: 8 * MIB };
-    let passphrase = json!(b"secret of the volume");
-    let mut data = edge.wrapped_volume(&volume, name);
-    let wrapped = "org.apache.cloudstack.storage.to.VolumeObjectTO";
-    data[wrapped]["passphrase"] = passphrase.clone();
-    edge.good("org.apache.cloudstack.storage.command.CreateObjectCommand", json!({"data": data})).await;
-    let mut vm = edge.guest(name, &id(), std::slice::from_ref(&volume));
-    vm["disks"][0]["data"][wrapped]["passphrase"] = passphrase;
-    (volume, vm)
 }
 
 #[test]
@@ -255,15 +218,6 @@ fn a_start_that_fails_leaves_nothing() {
     });
 }
 
-/// Starts the agent anew, to be killed at a step of the journal.
-async fn doomed(edge: &mut Edge<'_>, step: u32) {
-    edge.host.node.stop().await;
-    let fault = ["env".to_owned(), format!("AGENT_FAULT=kill:{step}")];
-    edge.host.node.launched_by([edge.cage.launcher(), fault.to_vec()].concat());
-    edge.host.node.start();
-    edge.host.node.is_registered().await;
-}
-
 /// Sends a command that the agent does not survive, and lets its next life deal with what is left.
 async fn killed(edge: &mut Edge<'_>, class: &str, fields: &Value) {
     let answers = edge.host.send(&format!("{API}.{class}"), fields.clone());
@@ -288,7 +242,7 @@ fn an_agent_that_is_killed_while_it_starts_a_guest_takes_it_back() {
         let fields = json!({"vm": vm, "hostIp": "127.0.0.1", "executeInSequence": false});
         // Steps of the journal: the passphrase, the bridge, the guest, the end.
         for step in 1..=4 {
-            doomed(&mut edge, step).await;
+            doomed(&mut edge, &format!("kill:{step}")).await;
             killed(&mut edge, "StartCommand", &fields).await;
             nothing_is_left(&edge, &name).await;
             assert!(!secret_of(cage, &volume).await && !has_device(cage, "brvx-73").await, "step {step}");
@@ -310,7 +264,7 @@ fn an_agent_that_is_killed_while_it_stops_a_guest_ends_it_or_leaves_it_whole() {
         // Steps of the journal: the bridge, the passphrase, the end.
         for step in 1..=3 {
             edge.start(&vm).await;
-            doomed(&mut edge, step).await;
+            doomed(&mut edge, &format!("kill:{step}")).await;
             killed(&mut edge, "StopCommand", &fields).await;
             let whole = step < 3;
             assert_eq!(edge.runs(&name).await, whole, "step {step}");

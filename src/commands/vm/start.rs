@@ -69,13 +69,15 @@ impl Command for StartCommand {
 }
 
 async fn start(ctx: &Ctx, vm: &VirtualMachineTo, listen: Option<&str>) -> Result<(), Fault> {
+    // First: what is left of a start that failed may be this very guest.
+    let mut work = ctx.services.journal.begin("start a guest", &vm.name, &ctx.logid).await;
     if runs(ctx, vm).await? {
+        work.settle(Ok::<(), Fault>(())).await?;
         tracing::info!(guest = vm.name, "Guest runs already");
         if vm.is_user() {
             return Ok(());
         }
     } else {
-        let mut work = ctx.services.journal.begin("start a guest", &vm.name, &ctx.logid).await;
         let result = launch(ctx, vm, listen, &mut work).await;
         let media = work.settle(result).await?;
         media.leave_mounted();

@@ -1,6 +1,7 @@
 //! What can go wrong with a pool.
 
 use crate::hypervisor::HypervisorError;
+use crate::storage::disk::DiskError;
 use crate::storage::mounts::MountError;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -23,10 +24,14 @@ pub enum PoolError {
     Path { uuid: Uuid, path: String },
     #[error("Storage pool {uuid} is to be at {}, where nothing is mounted: mount it, or add the pool again with the server", path.display())]
     NotMounted { uuid: Uuid, path: PathBuf },
+    #[error("Storage pool {uuid} is to be at {}, which does not exist: mount its file system again", path.display())]
+    Gone { uuid: Uuid, path: PathBuf },
     #[error("Could not fetch storage pool {uuid} from libvirt")]
     Libvirt { uuid: Uuid, source: HypervisorError },
     #[error("{url:?} cannot be mounted: secondary storage has to be nfs://host/directory")]
     Url { url: String },
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 }

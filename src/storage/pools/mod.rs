@@ -16,6 +16,7 @@ mod tests;
 pub use error::PoolError;
 pub use reference::{Definition, PoolKind, PoolRef};
 
+use super::disk::Disks;
 use super::mounts::{Export, MountPoint, Mounts, Patience, Wanted, mounted_at};
 use super::names::name_uuid;
 use super::qemu_img::ImageFormat;
@@ -108,12 +109,13 @@ pub struct Pools {
     config: ConfigStore,
     hypervisor: Hypervisor,
     mounts: Mounts,
+    disks: Disks,
     registry: Arc<Mutex<Registry>>,
 }
 
 impl Pools {
-    pub fn new(config: ConfigStore, hypervisor: Hypervisor, mounts: Mounts) -> Pools {
-        Pools { config, hypervisor, mounts, registry: Arc::default() }
+    pub fn new(config: ConfigStore, hypervisor: Hypervisor, mounts: Mounts, disks: Disks) -> Pools {
+        Pools { config, hypervisor, mounts, disks, registry: Arc::default() }
     }
 
     /// Makes a pool available and remembers it. Doing it again with the same facts changes nothing.
@@ -129,6 +131,15 @@ impl Pools {
 
     /// The pool that a command names. It is made available again if libvirt has forgotten it.
     pub async fn get(&self, reference: PoolRef<'_>) -> Result<Pool, PoolError> {
+        let pool = self.find(reference).await?;
+        // Its file system was unmounted: files must not end up on another.
+        if pool.kind != PoolKind::NetworkFilesystem && !self.disks.exists(&pool.local_path).await? {
+            return Err(PoolError::Gone { uuid: pool.uuid, path: pool.local_path });
+        }
+        Ok(pool)
+    }
+
+    async fn find(&self, reference: PoolRef<'_>) -> Result<Pool, PoolError> {
         let uuid = reference.checked_uuid()?;
         // Types without files are refused by name, whether libvirt knows the pool or not.
         let kind = reference.checked_kind()?;

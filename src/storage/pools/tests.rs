@@ -18,7 +18,7 @@ async fn pools(directory: &Path, mounts: Mounts) -> Pools {
     std::fs::write(&node, "<node/>").unwrap();
     let hypervisor = Hypervisor::spawn(&format!("test://{}", node.display()));
     hypervisor.connected().await;
-    Pools::new(config, hypervisor, mounts)
+    Pools::new(config, hypervisor, mounts, Disks::default())
 }
 
 fn no_mounts() -> Mounts {
@@ -37,14 +37,28 @@ fn nfs_pool<'a>() -> PoolRef<'a> {
 async fn a_local_pool_is_made_and_found_again() {
     let directory = tempfile::tempdir().unwrap();
     let pools = pools(directory.path(), no_mounts()).await;
-    let made = pools.create(local("/images/")).await.unwrap();
-    assert_eq!(made.pool.local_path, Path::new("/images"));
+    let made = pools.create(local("/tmp/")).await.unwrap();
+    assert_eq!(made.pool.local_path, Path::new("/tmp"));
     assert!(made.capacity > 0);
     // By UUID alone, as commands about volumes name pools.
     let known = PoolRef { uuid: UUID, ..PoolRef::default() };
     assert_eq!(pools.get(known).await.unwrap(), made.pool);
     let shared = PoolRef { kind: Some("SharedMountPoint"), ..known };
     assert_eq!(pools.get(shared).await.unwrap().kind, PoolKind::SharedMountPoint);
+}
+
+#[tokio::test]
+async fn a_pool_whose_directory_is_gone_is_not_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let pools = pools(directory.path(), no_mounts()).await;
+    let gone = directory.path().join("gone");
+    std::fs::create_dir(&gone).unwrap();
+    let reference = local(gone.to_str().unwrap());
+    pools.create(reference).await.unwrap();
+    pools.get(reference).await.unwrap();
+    std::fs::remove_dir(&gone).unwrap();
+    let error = pools.get(reference).await.unwrap_err().to_string();
+    assert!(error.contains(gone.to_str().unwrap()) && error.contains("does not exist"), "{error}");
 }
 
 #[tokio::test]
@@ -55,7 +69,7 @@ async fn a_pool_that_libvirt_forgot_is_made_again() {
     let error = pools.get(known).await.unwrap_err();
     assert!(error.to_string().contains("not found"), "{error}");
     // What the command says is enough.
-    let from_command = pools.get(local("/images")).await.unwrap();
+    let from_command = pools.get(local("/tmp")).await.unwrap();
     pools.hypervisor.destroy_pool(UUID).await.unwrap();
     // So is what an earlier one has said.
     assert_eq!(pools.get(known).await.unwrap(), from_command);
@@ -68,9 +82,9 @@ async fn a_pool_that_libvirt_forgot_is_made_again() {
 async fn without_libvirt_known_files_can_be_worked_on() {
     let directory = tempfile::tempdir().unwrap();
     let mut pools = pools(directory.path(), no_mounts()).await;
-    let made = pools.create(local("/images")).await.unwrap();
+    let made = pools.create(local("/tmp")).await.unwrap();
     pools.hypervisor = Hypervisor::spawn("test:///no/such/file.xml");
-    assert_eq!(pools.get(local("/images")).await.unwrap(), made.pool);
+    assert_eq!(pools.get(local("/tmp")).await.unwrap(), made.pool);
     let other = PoolRef { uuid: "6f1c8c5e-30d1-4b57-9a52-3a0d4c0f9e02", ..PoolRef::default() };
     assert!(matches!(pools.get(other).await.unwrap_err(), PoolError::Libvirt { .. }));
 }

@@ -256,6 +256,15 @@ impl<'a> Edge<'a> {
         details
     }
 
+    /// Sends one command, which must fail; gives its details, of one line.
+    pub async fn denied(&self, request: Request) -> String {
+        let (name, fields) = self.host.ask(&request.class, request.fields).await;
+        assert_eq!(fields["result"], false, "{name}: {fields}");
+        let details = fields["details"].as_str().unwrap_or_default().to_owned();
+        assert!(!details.is_empty() && !details.contains('\n'), "{name}: {fields}");
+        details
+    }
+
     /// The live XML, or what virsh says instead.
     pub async fn xml(&self, guest: &str) -> Result<String, String> {
         self.cage.run(&["virsh", "-q", "-c", "qemu:///system", "dumpxml", guest]).await

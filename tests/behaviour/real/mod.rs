@@ -21,6 +21,7 @@ pub mod pair;
 pub mod replay;
 pub mod scene;
 pub mod traces;
+pub mod whole;
 
 use cage::Cage;
 use std::io::Write;
@@ -73,6 +74,16 @@ pub fn in_own_cage(kvm: cage::Kvm, test: impl AsyncFnOnce(&Cage) + Send) {
     on_own_thread(|| match Cage::new(kvm) {
         Ok(cage) => cage.play(test),
         Err(reason) => skip(&reason),
+    });
+}
+
+/// The same with its libvirtd running: nobody else's guests are there, and it may be killed.
+pub fn alone_with_libvirt(test: impl AsyncFnOnce(&Cage) + Send) {
+    in_own_cage(cage::Kvm::Absent, async |cage| {
+        cage.start_libvirtd();
+        let answers = tokio::time::timeout(crate::harness::LIMIT, cage.answers());
+        answers.await.expect("libvirtd does not start");
+        test(cage).await;
     });
 }
 

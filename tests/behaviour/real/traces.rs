@@ -2,6 +2,7 @@
 //! belong to one test, or others leave traces, too.
 
 use super::cage::Cage;
+use super::edge::Edge;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, PartialEq, Eq)]
@@ -15,7 +16,16 @@ pub struct Traces {
     processes: Vec<String>,
 }
 
+/// Directories below that of a host that its agent writes to.
+const DIRECTORIES: [&str; 4] = ["pool", "cache", "temporary", "state/journal"];
+
 impl Traces {
+    /// Those of a host, with its files as the cage sees them.
+    pub async fn of_host(edge: &Edge<'_>) -> Traces {
+        let inside = |name: &str| edge.cage.file(edge.host.node.path(name).to_str().unwrap());
+        Traces::of(edge.cage, &DIRECTORIES.map(inside)).await
+    }
+
     /// Files are those below `directories`, as this process sees them.
     pub async fn of(cage: &Cage, directories: &[PathBuf]) -> Traces {
         let links = cage.run(&["ip", "-br", "link"]).await.unwrap();
