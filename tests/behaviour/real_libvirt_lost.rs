@@ -79,6 +79,7 @@ fn a_start_in_the_middle_of_which_libvirt_dies_is_none() {
         let all = async || Traces::of_host(&edge).await == before;
         edge.until("all of it is taken back", all).await;
         cage.run(&["umount", &qemu]).await.unwrap();
+        let before = Traces::of_host(&edge).await;
         edge.start(&vm).await;
         assert!(edge.runs(&name).await);
         stop(&edge, &name).await;
