@@ -205,7 +205,8 @@ async fn put(
             file.write_all(&image)
         });
         write.await?;
-        Ok::<(), Fault>(partial.commit(disks, DEADLINE).await?)
+        // Servers send it anew before each start of the guest.
+        Ok::<(), Fault>(partial.commit_lazily(disks, DEADLINE).await?)
     };
     let result = result.await;
     work.settle(result).await?;

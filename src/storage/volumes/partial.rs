@@ -65,17 +65,28 @@ impl Partial {
 
     /// Writes everything to the disk and puts the file in place of whatever is there.
     pub async fn commit(self, disks: &Disks, deadline: Duration) -> Result<(), DiskError> {
+        self.put_in_place(disks, deadline, |file| file.sync_all()).await
+    }
+
+    /// The same for what is made anew after the end of the machine: the system writes it when it likes.
+    pub async fn commit_lazily(self, disks: &Disks, deadline: Duration) -> Result<(), DiskError> {
+        self.put_in_place(disks, deadline, |_| Ok(())).await
+    }
+
+    async fn put_in_place(
+        self,
+        disks: &Disks,
+        deadline: Duration,
+        sync: impl Fn(&File) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), DiskError> {
         let (from, mode) = (self.path.clone(), self.mode);
         disks
             .run("putting in place", &self.target, deadline, move |target| {
                 let file = File::open(&from)?;
                 file.set_permissions(fs::Permissions::from_mode(mode))?;
-                file.sync_all()?;
+                sync(&file)?;
                 fs::rename(&from, target)?;
-                match target.parent() {
-                    Some(directory) => File::open(directory)?.sync_all(),
-                    None => Ok(()),
-                }
+                target.parent().map_or(Ok(()), |directory| sync(&File::open(directory)?))
             })
             .await?;
         self.unfinished.complete();

@@ -6,7 +6,8 @@
 use super::cage::Cage;
 use super::host::Host;
 use crate::harness::LIMIT;
-use cloudstack_agent::sim::edge::{EdgeZone, Request};
+use cloudstack_agent::sim::edge::{EdgeZone, GuestParts, Request};
+pub use cloudstack_agent::sim::edge::{Volume, id};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,23 +16,12 @@ use tokio::net::TcpListener;
 use uuid::Uuid;
 
 pub const BRIDGE: &str = "cloudbr0";
-const API: &str = "com.cloud.agent.api";
-const STORAGE: &str = "org.apache.cloudstack.storage.command";
 const MIB: u64 = 1 << 20;
 
 /// A host of an edge zone, registered.
 pub struct Edge<'a> {
     pub cage: &'a Cage,
     pub host: Host,
-}
-
-/// A volume as the server knows it.
-#[derive(Debug, Clone)]
-pub struct Volume {
-    pub uuid: String,
-    pub kind: &'static str,
-    pub device: i64,
-    pub size: u64,
 }
 
 impl<'a> Edge<'a> {
@@ -91,75 +81,48 @@ impl<'a> Edge<'a> {
 
     /// `PrimaryDataStoreTO`, not wrapped.
     pub fn pool(&self) -> Value {
-        json!({"uuid": self.pool_id(), "name": "vm-local", "id": 1, "poolType": "Filesystem", "host": "127.0.0.1",
-            "path": self.pool_dir(), "port": 0, "isManaged": false,
-            "url": format!("Filesystem://127.0.0.1{}/?ROLE=Primary&STOREUUID={}", self.pool_dir().display(), self.host.pool)})
+        self.zone().pool()
     }
 
     pub fn store(&self) -> Value {
-        json!({"org.apache.cloudstack.storage.to.PrimaryDataStoreTO": self.pool()})
+        self.zone().store()
     }
 
     /// `StorageFilerTO`.
     pub fn filer(&self) -> Value {
-        json!({"id": 1, "uuid": self.pool_id(), "host": "127.0.0.1", "path": self.pool_dir(), "port": 0, "type": "Filesystem"})
+        self.zone().filer()
     }
 
     /// `TemplateObjectTO` of a downloaded template, wrapped.
     pub fn template(&self, path: &str) -> Value {
-        json!({"org.apache.cloudstack.storage.to.TemplateObjectTO": {"path": path, "uuid": id(), "id": 202,
-            "format": "QCOW2", "accountId": 1, "hvm": true, "imageDataStore": self.store(), "name": "202-1-x",
-            "size": 64 * MIB, "hypervisorType": "KVM", "directDownload": true, "followRedirects": false}})
+        self.zone().template(path)
     }
 
     /// `VolumeObjectTO`, not wrapped.
     pub fn volume(&self, volume: &Volume, guest: &str) -> Value {
-        json!({"uuid": volume.uuid, "volumeType": volume.kind, "dataStore": self.store(),
-            "name": format!("{}-1", volume.kind), "size": volume.size, "path": volume.uuid, "volumeId": 2,
-            "vmName": guest, "accountId": 1, "format": "QCOW2", "provisioningType": "THIN", "poolId": 1, "id": 2,
-            "deviceId": volume.device, "bytesReadRate": 0, "bytesWriteRate": 0, "iopsReadRate": 0, "iopsWriteRate": 0,
-            "hypervisorType": "KVM", "directDownload": true, "deployAsIs": false, "passphrase": [], "followRedirects": false})
+        self.zone().volume(volume, guest)
     }
 
     pub fn wrapped_volume(&self, volume: &Volume, guest: &str) -> Value {
-        json!({"org.apache.cloudstack.storage.to.VolumeObjectTO": self.volume(volume, guest)})
+        self.zone().wrapped_volume(volume, guest)
     }
 
     /// `DiskTO`.
     pub fn disk(&self, volume: &Volume, guest: &str) -> Value {
-        json!({"data": self.wrapped_volume(volume, guest), "diskSeq": volume.device, "path": volume.uuid,
-            "type": volume.kind, "_details": {"storageHost": "127.0.0.1", "managed": "false", "storagePort": "0",
-            "storage.pool.disk.wait": "60", "volumeSize": volume.size.to_string()}})
+        self.zone().disk(volume, guest)
     }
 
-    /// `VirtualMachineTO` of a user VM with the given disks, an empty CD-ROM and, if it was made, a
-    /// config drive.
+    /// `VirtualMachineTO` of a user VM with the given disks, an empty CD-ROM, one network card and, if
+    /// it was made, a config drive.
     pub fn guest(&self, name: &str, uuid: &str, volumes: &[Volume]) -> Value {
-        let mut disks: Vec<Value> = volumes.iter().map(|volume| self.disk(volume, name)).collect();
-        disks.push(
-            json!({"data": {"org.apache.cloudstack.storage.to.TemplateObjectTO": {"id": 0, "format": "ISO",
-            "accountId": 0, "hvm": false}}, "diskSeq": 3, "type": "ISO"}),
-        );
-        let drive = format!("configdrive/{name}.iso");
-        if self.config_drive(name).exists() {
-            disks.push(json!({"data": {"org.apache.cloudstack.storage.to.TemplateObjectTO": {"path": drive, "uuid": uuid,
-                "id": 0, "format": "ISO", "accountId": 0, "hvm": false, "imageDataStore": self.store()}},
-                "diskSeq": 4, "path": drive, "type": "ISO"}));
-        }
-        json!({"id": 7, "name": name, "state": "Starting", "type": "User", "cpus": 1, "minSpeed": 500, "maxSpeed": 500,
-            "minRam": 128 * MIB, "maxRam": 128 * MIB, "arch": "x86_64", "os": "Other Linux (64-bit)",
-            "platformEmulator": "Other Linux", "bootArgs": "", "enableHA": false, "limitCpuUse": false,
-            "enableDynamicallyScaleVm": false, "vncPassword": "secretsecret", "params": {"configDriveLocation": "HOST"},
-            "uuid": uuid, "enterHardwareSetup": false, "disks": disks, "nics": [nic(name, 0)], "vcpuMaxLimit": 1,
-            "configDriveLabel": "config-2", "configDriveLocation": "HOST", "guestOsDetails": {}, "extraConfig": {}})
+        let config_drive = self.config_drive(name).exists();
+        self.zone().guest(GuestParts { name, uuid, volumes, config_drive, nics: 1, memory_mib: 128 })
     }
 
     /// Downloads a template that a small server offers; gives its name in the pool.
     pub async fn download_template(&self) -> String {
         let url = self.serve_template().await;
-        let answer = self.good("org.apache.cloudstack.agent.directdownload.HttpDirectDownloadCommand", json!({
-            "url": url, "templateId": 202, "destPool": self.pool(), "headers": {}, "connectTimeout": 5000, "soTimeout": 5000,
-            "templateSize": 64 * MIB, "format": "QCOW2", "followRedirects": false, "wait": 10800})).await;
+        let answer = self.asked(self.zone().download(&url, 64 * MIB)).await;
         answer["installPath"].as_str().unwrap().to_owned()
     }
 
@@ -189,9 +152,8 @@ impl<'a> Edge<'a> {
 
     /// Clones a template to a root volume.
     pub async fn root_volume(&self, template: &str, guest: &str) -> Volume {
-        let volume = Volume { uuid: id(), kind: "ROOT", device: 0, size: 64 * MIB };
-        let answer = self.good(&format!("{STORAGE}.CopyCommand"), json!({"srcTO": self.template(template),
-            "destTO": self.wrapped_volume(&volume, guest), "executeInSequence": true, "options": {}, "options2": {}, "wait": 10800})).await;
+        let volume = Volume::root(64 * MIB);
+        let answer = self.asked(self.zone().clone_template(template, &volume, guest)).await;
         let new = &answer["newData"]["org.apache.cloudstack.storage.to.VolumeObjectTO"];
         assert_eq!((&new["path"], &new["size"]), (&json!(volume.uuid), &json!(volume.size)), "{answer}");
         volume
@@ -199,48 +161,31 @@ impl<'a> Edge<'a> {
 
     /// Makes an empty data volume.
     pub async fn data_volume(&self, guest: &str, device: i64, size: u64) -> Volume {
-        let volume = Volume { uuid: id(), kind: "DATADISK", device, size };
-        self.good(
-            &format!("{STORAGE}.CreateObjectCommand"),
-            json!({"data": self.wrapped_volume(&volume, guest)}),
-        )
-        .await;
+        let volume = Volume::data(device, size);
+        self.asked(self.zone().create_volume(&volume, guest)).await;
         volume
     }
 
     pub async fn make_config_drive(&self, guest: &str, base64: &str) -> Value {
-        self.good(
-            &format!("{API}.HandleConfigDriveIsoCommand"),
-            json!({"isoData": base64,
-            "isoFile": format!("configdrive/{guest}.iso"), "create": true, "destStore": self.store(),
-            "useHostCacheOnUnsupportedPool": true, "preferHostCache": true}),
-        )
-        .await
+        self.asked(self.zone().make_config_drive(guest, base64)).await
     }
 
     pub async fn start(&self, vm: &Value) -> Value {
-        self.good(
-            &format!("{API}.StartCommand"),
-            json!({"vm": vm, "hostIp": "127.0.0.1", "executeInSequence": false}),
-        )
-        .await
+        self.asked(self.zone().start(vm)).await
     }
 
     /// Stops by force: these guests have no operating system that would listen.
     pub async fn stop(&self, guest: &str) -> Value {
-        self.good(&format!("{API}.StopCommand"), json!({"isProxy": false, "checkBeforeCleanup": false, "forceStop": true,
-            "vlanToPersistenceMap": {"untagged": true}, "volumesToDisconnect": [], "vmName": guest, "executeInSequence": false})).await
+        self.asked(self.zone().stop(guest, true)).await
     }
 
     pub async fn delete_volume(&self, volume: &Volume, guest: &str) -> Value {
-        self.good(&format!("{STORAGE}.DeleteCommand"), json!({"data": self.wrapped_volume(volume, guest)}))
-            .await
+        self.asked(self.zone().delete_volume(volume, guest)).await
     }
 
     /// Evicts a template.
     pub async fn evict(&self, template: &str) -> Value {
-        self.good(&format!("{API}.storage.DestroyCommand"), json!({"volume": {"id": 1, "mountPoint": self.pool_dir(),
-            "path": template, "size": 200704, "storagePoolType": "Filesystem", "storagePoolUuid": self.pool_id(), "deviceId": 0}})).await
+        self.asked(self.zone().evict(template)).await
     }
 
     pub async fn good(&self, class: &str, fields: Value) -> Value {
@@ -294,16 +239,8 @@ impl<'a> Edge<'a> {
 
 /// `NicTO` on the untagged guest network.
 pub fn nic(guest: &str, device: u8) -> Value {
-    let number = guest.bytes().fold(device, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
-    json!({"deviceId": device, "networkRateMbps": 200, "defaultNic": device == 0, "pxeDisable": false, "nicUuid": id(),
-        "uuid": id(), "ip": "10.99.0.100", "netmask": "255.255.255.0", "gateway": "10.99.0.1",
-        "mac": format!("1e:00:dd:00:{device:02x}:{number:02x}"), "dns1": "9.9.9.9", "broadcastType": "Native", "type": "Guest",
-        "broadcastUri": "vlan://untagged", "isolationUri": "vlan://untagged", "isSecurityGroupEnabled": false, "name": BRIDGE})
-}
-
-/// A fresh id, as text.
-pub fn id() -> String {
-    Uuid::new_v4().to_string()
+    let zone = EdgeZone { pool: Uuid::nil(), directory: PathBuf::new(), bridge: BRIDGE.to_owned() };
+    zone.nic(guest, device)
 }
 
 /// A name that no other guest of this test run has.
