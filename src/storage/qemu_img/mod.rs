@@ -30,8 +30,10 @@ use std::time::Duration;
 /// For what reads or writes a header only.
 pub const QUICK: Duration = Duration::from_secs(60);
 
-/// To encrypt a new image on a busy host.
-const ATTEMPTS: u32 = 8;
+/// To encrypt a new image on a busy host: QEMU measures how fast it derives keys, and gives up if the
+/// kernel, which samples, has seen nothing of that. Together up to 10 s.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Handle to the program.
 #[derive(Debug, Clone)]
@@ -275,10 +277,11 @@ impl QemuImg {
         let existed = self.disks.exists(path).await?;
         let unfinished = (!existed).then(|| DeleteUnlessComplete::new(path.to_owned()));
         let mut outcome = self.run(operation, path, program()?).await;
-        for _ in 1..ATTEMPTS {
+        for attempt in 1..ATTEMPTS {
             if !outcome.as_ref().is_err_and(QemuImgError::is_passing) {
                 break;
             }
+            tokio::time::sleep(PAUSE * attempt).await;
             outcome = self.run(operation, path, program()?).await;
         }
         if let Some(file) = unfinished {
