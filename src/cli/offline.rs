@@ -37,8 +37,12 @@ pub fn read_config(path: &Path) -> Result<Config, String> {
 
 /// What the static checks need of the configuration; errors are part of the value.
 pub fn config_facts(path: &Path, runtime_dir: &Path) -> ConfigFacts {
-    let mut known =
-        ConfigFacts { path: path.to_owned(), runtime_dir: runtime_dir.to_owned(), ..ConfigFacts::default() };
+    let mut known = ConfigFacts {
+        path: path.to_owned(),
+        runtime_dir: runtime_dir.to_owned(),
+        certificate_dir: path.parent().map(Path::to_owned).unwrap_or_default(),
+        ..ConfigFacts::default()
+    };
     let config = match read_config(path) {
         Ok(config) => config,
         Err(error) => {
