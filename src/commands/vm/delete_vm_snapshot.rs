@@ -99,9 +99,9 @@ async fn delete_in_images(ctx: &Ctx, volumes: &[Echo<VolumeObject>], name: &str)
 
 #[cfg(test)]
 mod tests {
-    use super::super::vm_snapshots::testing::{GUEST, SNAPSHOT, command, known, start};
+    use super::super::vm_snapshots::testing::{GUEST, SNAPSHOT, command, known, start, take};
     use crate::commands::testing::Bench;
-    use crate::hypervisor::{DomainState, SnapshotOptions};
+    use crate::hypervisor::DomainState;
     use crate::journal::faults::{Fault, Faults};
     use crate::storage::testing::{qemu_img, run};
     use serde_json::{Value, json};
@@ -110,12 +110,6 @@ mod tests {
         let (class, answer) = bench.answer("com.cloud.agent.api.DeleteVMSnapshotCommand", fields).await;
         assert_eq!(class, "com.cloud.agent.api.DeleteVMSnapshotAnswer");
         answer
-    }
-
-    async fn take(bench: &Bench) {
-        let (hypervisor, options) = (&bench.ctx.services.hypervisor, SnapshotOptions::default());
-        let document = format!("<domainsnapshot><name>{SNAPSHOT}</name></domainsnapshot>");
-        hypervisor.create_snapshot(GUEST, &document, options, bench.ctx.deadline).await.unwrap();
     }
 
     async fn runs(bench: &Bench) -> bool {

@@ -57,9 +57,9 @@ impl Command for RevertToVmSnapshotCommand {
 
 #[cfg(test)]
 mod tests {
-    use super::super::vm_snapshots::testing::{GUEST, SNAPSHOT, command, start};
+    use super::super::vm_snapshots::testing::{GUEST, SNAPSHOT, command, start, take};
     use crate::commands::testing::Bench;
-    use crate::hypervisor::{DomainState, SnapshotOptions};
+    use crate::hypervisor::DomainState;
     use serde_json::{Value, json};
 
     async fn ask(bench: &mut Bench, fields: Value) -> Value {
@@ -81,10 +81,8 @@ mod tests {
         let unknown = ask(&mut bench, fields.clone()).await;
         assert!(unknown["details"].as_str().unwrap().contains(SNAPSHOT), "{unknown}");
 
+        take(&bench).await;
         let hypervisor = bench.ctx.services.hypervisor.clone();
-        let document = format!("<domainsnapshot><name>{SNAPSHOT}</name></domainsnapshot>");
-        let options = SnapshotOptions::default();
-        hypervisor.create_snapshot(GUEST, &document, options, bench.ctx.deadline).await.unwrap();
         hypervisor.suspend(GUEST).await.unwrap();
         let expected = json!({"volumeTOs": fields["volumeTOs"], "vmState": "PowerOn", "result": true, "details": "",
             "contextMap": {}, "wait": 0, "bypassHostMaintenance": false});

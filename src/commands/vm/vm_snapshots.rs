@@ -39,6 +39,7 @@ pub(super) mod testing {
     //! A guest with one volume, and a snapshot of it on the wire.
 
     use crate::commands::testing::Bench;
+    use crate::hypervisor::SnapshotOptions;
     use serde_json::{Value, json};
 
     pub const GUEST: &str = "i-2-3-VM";
@@ -58,6 +59,13 @@ pub(super) mod testing {
     /// Starts the guest.
     pub async fn start(bench: &Bench) {
         bench.guest(GUEST, &bench.pool_dir().join("v")).await;
+    }
+
+    /// Takes the snapshot, past the command for it.
+    pub async fn take(bench: &Bench) {
+        let (hypervisor, options) = (&bench.ctx.services.hypervisor, SnapshotOptions::default());
+        let document = format!("<domainsnapshot><name>{SNAPSHOT}</name></domainsnapshot>");
+        hypervisor.create_snapshot(GUEST, &document, options, bench.ctx.deadline).await.unwrap();
     }
 
     /// Names of the snapshots that libvirt knows.
