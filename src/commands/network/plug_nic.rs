@@ -67,17 +67,7 @@ impl PlugNicCommand {
         let found = ResolvedBridge { bridge: plugged.bridge.clone(), ovs: None };
         let mut nic = guest_spec::nic(to, &found, &self.rules(ctx, &guest).await?)
             .map_err(|error| Fault::from_error(&error))?;
-        if nic.rate.is_some() {
-            let support = services.bridges.qdisc_support().await;
-            if !support.worth_trying() {
-                tracing::warn!(
-                    ?support,
-                    mac = nic.mac,
-                    "This kernel cannot limit bandwidth: the card has no limit"
-                );
-                nic.rate = None;
-            }
-        }
+        cards::limit(ctx, name, std::slice::from_mut(&mut nic)).await;
         work.before(Action::DetachInterface { guest: name.clone(), mac: nic.mac.clone() }).await?;
         services.hypervisor.attach_device(name, &nics::interface(&nic).to_string()).await?;
         tracing::info!(guest = name, mac = nic.mac, bridge = plugged.bridge, "Network card is plugged in");

@@ -12,6 +12,7 @@ pub mod get_vnc_port;
 mod guest_files;
 pub mod guest_spec;
 pub(super) mod launch;
+mod leftovers;
 pub mod moving;
 pub mod reboot;
 pub mod restore_vm_snapshot;

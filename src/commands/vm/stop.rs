@@ -4,17 +4,14 @@
 //! A guest is asked to shut down first, and gets `stop.script.timeout` for it. One that is gone already
 //! is a success; a failure is only answered if the guest still runs or nobody can tell.
 
-use super::launch::hooks;
+use super::launch::{discs, hooks};
+use super::leftovers::{self, BridgesToGo};
 use crate::commands::network::router::Router;
 use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply};
 use crate::config::Config;
-use crate::hypervisor::xml::DiskDevice;
 use crate::hypervisor::{DomainState, Guest, Passwords, PowerState, Waited};
-use crate::journal::{Action, Work};
-use crate::network::vnet_id;
+use crate::journal::Work;
 use crate::wire::lenient;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::Duration;
 
 /// What is left of the command's time for the rest when a guest does not shut down.
@@ -35,9 +32,8 @@ pub struct StopCommand {
     /// Of a system VM.
     #[serde(default)]
     control_ip: Option<String>,
-    /// By network id: whether its bridge goes with the last guest.
     #[serde(default, deserialize_with = "lenient::or_default")]
-    vlan_to_persistence_map: BTreeMap<String, Option<bool>>,
+    vlan_to_persistence_map: BridgesToGo,
 }
 
 impl Command for StopCommand {
@@ -71,14 +67,16 @@ impl Command for StopCommand {
         work.settle(result).await?;
         tracing::info!(guest = name, logid = ctx.logid, "Guest is stopped");
         hooks::stopped(&config, name).await;
-        give_discs_back(&ctx, &guest).await;
+        for disc in leftovers::discs(&guest) {
+            discs::give_back(&ctx, disc).await;
+        }
         Ok(Reply::done())
     }
 }
 
 impl StopCommand {
     async fn stop(&self, ctx: &Ctx, config: &Config, guest: &Guest, work: &mut Work) -> Result<(), Fault> {
-        for action in self.leftovers(guest) {
+        for action in leftovers::of(guest, &self.vlan_to_persistence_map) {
             work.after_commit(action).await?;
         }
         let (hypervisor, name) = (&ctx.services.hypervisor, self.vm_name.as_str());
@@ -98,24 +96,6 @@ impl StopCommand {
         // Guests of CloudStack have no definition that outlasts them, but those of others may.
         hypervisor.undefine(name).await?;
         Ok(())
-    }
-
-    /// What was made for the guest and nobody else may need.
-    fn leftovers(&self, guest: &Guest) -> Vec<Action> {
-        let interfaces = guest.description.interfaces.iter().filter(|nic| nic.kind == "bridge");
-        let bridges: BTreeSet<&str> = interfaces.filter_map(|nic| nic.source.as_deref()).collect();
-        let bridges = bridges.into_iter().filter_map(|bridge| {
-            let delete = self.deletes(vnet_id(bridge)?);
-            Some(Action::Unplug { bridge: bridge.to_owned(), delete })
-        });
-        let secrets = guest.description.disks.iter().filter_map(|disk| disk.secret);
-        let secrets = secrets.map(|uuid| Action::UndefineSecret { uuid: uuid.to_string() });
-        bridges.chain(secrets).collect()
-    }
-
-    /// Whether the bridge of a network id goes with its last guest.
-    fn deletes(&self, id: u32) -> bool {
-        self.vlan_to_persistence_map.get(&id.to_string()).copied().flatten().unwrap_or(true)
     }
 
     /// Asks the guest to shut down; whether it did.
@@ -164,21 +144,12 @@ impl StopCommand {
     async fn clean_up_unknown(&self, ctx: &Ctx) {
         tracing::info!(guest = self.vm_name, "Guest is not here: nothing to stop");
         let ids = self.vlan_to_persistence_map.keys().filter_map(|id| id.parse().ok());
+        let goes = |id| leftovers::goes(&self.vlan_to_persistence_map, id);
         let bridges = &ctx.services.bridges;
-        for bridge in ids.filter(|id| self.deletes(*id)).flat_map(|id| bridges.of_vnet(id)) {
+        for bridge in ids.filter(|id| goes(*id)).flat_map(|id| bridges.of_vnet(id)) {
             if let Err(error) = bridges.unplug(&bridge, true).await {
                 tracing::warn!(bridge, "Bridge is left: {}", crate::errors::chain(&error));
             }
-        }
-    }
-}
-
-/// Unmounts what ISO images of the guest were on, unless others use it.
-async fn give_discs_back(ctx: &Ctx, guest: &Guest) {
-    let discs = guest.description.disks.iter().filter(|disk| disk.device == DiskDevice::Cdrom);
-    for path in discs.filter_map(|disk| disk.source.as_deref()) {
-        if let Err(error) = ctx.services.storage.pools.give_back(Path::new(path)).await {
-            tracing::warn!(path, "Secondary storage stays mounted: {}", crate::errors::chain(&error));
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::commands::network::nic::Nic;
 use crate::commands::to::{NicTo, VirtualMachineTo};
 use crate::commands::vm::guest_spec::ResolvedBridge;
 use crate::commands::{Ctx, Fault};
-use crate::guest::spec::GuestSpec;
+use crate::guest::nics;
 use crate::journal::{Action, Work};
 use crate::network::Plugged;
 use std::collections::BTreeMap;
@@ -77,17 +77,17 @@ pub(in crate::commands) async fn plug(ctx: &Ctx, nic: &NicTo, work: &mut Work) -
     Ok(plugged)
 }
 
-/// Leaves limits of bandwidth out where the kernel has none: libvirt would refuse the guest.
-pub(in crate::commands) async fn limit(ctx: &Ctx, spec: &mut GuestSpec) {
-    if spec.devices.nics.iter().all(|nic| nic.rate.is_none()) {
+/// Leaves limits of bandwidth out where the kernel has none: libvirt would refuse the cards.
+pub(in crate::commands) async fn limit(ctx: &Ctx, guest: &str, cards: &mut [nics::Nic]) {
+    if cards.iter().all(|card| card.rate.is_none()) {
         return;
     }
     let support = ctx.services.bridges.qdisc_support().await;
     if support.worth_trying() {
         return;
     }
-    tracing::warn!(guest = spec.name, ?support, "Its network rate is not limited: this host cannot do that");
-    for nic in &mut spec.devices.nics {
-        nic.rate = None;
+    tracing::warn!(guest, ?support, "Its network rate is not limited: this host cannot do that");
+    for card in cards {
+        card.rate = None;
     }
 }

@@ -46,7 +46,7 @@ impl Definition {
         for remark in &built.remarks {
             tracing::warn!(guest = vm.name, "{remark}");
         }
-        cards::limit(ctx, &mut built.spec).await;
+        cards::limit(ctx, &vm.name, &mut built.spec.devices.nics).await;
         let xml = hooks::transform(&config, &vm.name, domain_xml::domain(&built.spec).to_string()).await;
         Ok(Definition { media, cards, xml: Hidden(xml) })
     }

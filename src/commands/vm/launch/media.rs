@@ -8,20 +8,18 @@
 //!   no path                an empty drive
 //! ```
 
-use crate::commands::to::{Data, DiskTo, Passphrase, Store, TemplateObject, VirtualMachineTo, VolumeObject};
+use super::discs;
+use crate::commands::to::{Data, DiskTo, Passphrase, TemplateObject, VirtualMachineTo, VolumeObject};
 use crate::commands::vm::guest_spec::ResolvedDisk;
 use crate::commands::{Ctx, Fault, place};
 use crate::guest::disks::{DiskFormat, DiskSource};
 use crate::journal::{Action, Work};
-use crate::storage::names::{RelativePath, name_uuid};
+use crate::storage::names::name_uuid;
 use crate::storage::pools::Secondary;
 use crate::storage::qemu_img::ImageFormat;
 use std::collections::BTreeMap;
 use std::path::Path;
 use uuid::Uuid;
-
-/// Directory of config drives in whatever they are on.
-const CONFIG_DRIVES: &str = "configdrive/";
 
 /// All disks of one guest, found. What was mounted for it is given back when this is dropped.
 #[derive(Debug, Default)]
@@ -132,23 +130,9 @@ impl Media {
         template: &TemplateObject,
         path: &str,
     ) -> Result<ResolvedDisk, Fault> {
-        let path = if is_config_drive_on_host(vm, path) {
-            RelativePath::new(path)?.under(&place::config_drives(&*ctx.config()?))
-        } else {
-            match &template.image_data_store {
-                Some(Store::Nfs(store)) => {
-                    let (directory, file) = place::split(&store.url, path)?;
-                    let mounted = ctx.services.storage.pools.secondary(&directory).await?;
-                    let path = RelativePath::new(&file)?.under(mounted.path());
-                    self.mounts.push(mounted);
-                    path
-                }
-                store => {
-                    let pool = place::pool(ctx, store.as_ref(), &format!("ISO image {path:?}")).await?;
-                    RelativePath::below(&pool.local_path, path)?.under(&pool.local_path)
-                }
-            }
-        };
+        let disc = discs::locate(ctx, vm, template, path).await?;
+        self.mounts.extend(disc.mount(ctx).await?);
+        let path = disc.path;
         there(ctx, &path, "ISO image").await?;
         Ok(ResolvedDisk { source: source(&path), format: DiskFormat::Raw, secret: None, block_sizes: None })
     }
@@ -165,12 +149,6 @@ impl Media {
     pub(in crate::commands) fn leave_mounted(self) {
         self.mounts.into_iter().for_each(Secondary::leave_mounted);
     }
-}
-
-/// Whether the image is a config drive, and the server says that it is on the host.
-pub(in crate::commands) fn is_config_drive_on_host(vm: &VirtualMachineTo, path: &str) -> bool {
-    let location = vm.config_drive_location.as_deref().or_else(|| vm.detail("configDriveLocation"));
-    path.starts_with(CONFIG_DRIVES) && location.is_some_and(|location| location.eq_ignore_ascii_case("HOST"))
 }
 
 fn source(path: &Path) -> DiskSource {

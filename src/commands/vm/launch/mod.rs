@@ -3,6 +3,7 @@
 
 pub(in crate::commands) mod cards;
 pub(in crate::commands) mod definition;
+pub(in crate::commands) mod discs;
 pub(in crate::commands) mod facts;
 pub(in crate::commands) mod hooks;
 pub(in crate::commands) mod media;

@@ -1,10 +1,12 @@
 //! `com.cloud.agent.api.MigrateCommand`: sends a running guest to another host, with its disks if the
 //! hosts have no storage in common.
 
+use super::departure;
 use super::journey::{self, Timetable};
 use super::move_storage::{self, MigrateDiskInfo, MovedDisk};
-use super::{departure, discs, give_back};
 use crate::commands::to::{Data, VirtualMachineTo};
+use crate::commands::vm::launch::discs;
+use crate::commands::vm::leftovers::{self, BridgesToGo};
 use crate::commands::{Claims, Command, Ctx, Fault, Key, NoFields, Reply};
 use crate::config::Config;
 use crate::errors::chain;
@@ -16,7 +18,6 @@ use crate::journal::{Action, Work};
 use crate::wire::lenient;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,7 +47,7 @@ pub struct MigrateCommand {
     pub new_vm_cpu_shares: i64,
     /// By network id: whether its bridge may be removed after the last guest.
     #[serde(default, deserialize_with = "lenient::or_default")]
-    pub vlan_to_persistence_map: BTreeMap<String, Option<bool>>,
+    pub vlan_to_persistence_map: BridgesToGo,
 }
 
 impl Command for MigrateCommand {
@@ -176,9 +177,8 @@ impl MigrateCommand {
         {
             tracing::error!(guest = self.vm_name, "Still defined here: {}", chain(&error));
         }
-        let discs = guest.description.disks.iter().filter(|disk| disk.device == DiskDevice::Cdrom);
-        for path in discs.filter_map(|disk| disk.source.as_deref()) {
-            give_back(ctx, Path::new(path)).await;
+        for disc in leftovers::discs(guest) {
+            discs::give_back(ctx, disc).await;
         }
     }
 }

@@ -14,21 +14,9 @@
 
 mod arrival;
 mod departure;
-mod discs;
 mod journey;
 pub mod migrate;
 mod move_storage;
 pub mod prepare_for_migration;
 #[cfg(test)]
 mod tests;
-
-use crate::commands::Ctx;
-use crate::errors::chain;
-use std::path::Path;
-
-/// Unmounts what a disc was on, unless others use it.
-async fn give_back(ctx: &Ctx, disc: &Path) {
-    if let Err(error) = ctx.services.storage.pools.give_back(disc).await {
-        tracing::warn!(disc = %disc.display(), "Secondary storage stays mounted: {}", chain(&error));
-    }
-}

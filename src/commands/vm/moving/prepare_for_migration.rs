@@ -1,9 +1,10 @@
 //! `com.cloud.agent.api.PrepareForMigrationCommand`: a guest is to come from another host. Makes ready
 //! here what it needs, or with `rollback` takes that back.
 
-use super::{arrival, discs, give_back};
+use super::arrival;
 use crate::commands::to::{Data, DiskTo, VirtualMachineTo};
 use crate::commands::vm::launch::cards::Cards;
+use crate::commands::vm::launch::discs;
 use crate::commands::{Claims, Command, Ctx, Fault, Key, Reply};
 use crate::errors::chain;
 use crate::guest::cpu;
@@ -123,7 +124,7 @@ async fn take_back(ctx: &Ctx, vm: &VirtualMachineTo) -> Result<(), Fault> {
     }
     for disk in &vm.disks {
         if let Ok(Some(disc)) = discs::find(ctx, vm, disk).await {
-            give_back(ctx, &disc.path).await;
+            discs::give_back(ctx, &disc.path).await;
         }
     }
     tracing::info!(guest = vm.name, "Guest does not come from another host, what it needed is taken back");

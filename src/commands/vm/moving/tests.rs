@@ -1,10 +1,11 @@
 //! What moves is described by documents as libvirt gives them; real migrations are in
 //! `tests/behaviour/real_migration.rs`.
 
+use super::departure;
 use super::move_storage::{MigrateDiskInfo, moved};
-use super::{departure, discs};
 use crate::commands::testing::Bench;
 use crate::commands::to::VirtualMachineTo;
+use crate::commands::vm::launch::discs;
 use crate::hypervisor::{DomainState, Guest, xml};
 use crate::journal::Action;
 use crate::journal::faults::{Fault, Faults};

@@ -32,8 +32,8 @@ pub struct GetRemoteVmsAnswer {
 impl Command for GetRemoteVmsCommand {
     type Answer = GetRemoteVmsAnswer;
     const ANSWER: &'static str = "com.cloud.agent.api.GetRemoteVmsAnswer";
-    // Servers take the guests out of the other class without a look at the result.
 
+    /// Servers take the guests out of the other class without a look at the result.
     fn failure_class(&self) -> &'static str {
         PLAIN_ANSWER
     }
